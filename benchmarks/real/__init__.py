@@ -1,0 +1,1 @@
+"""Trained and published models through the running service, each beside torch."""

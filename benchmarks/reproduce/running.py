@@ -1,0 +1,158 @@
+"""Every rule on one network: a setting chosen on validation images, then scored on the test set."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.reproduce.measured import kept_rows, rules_of
+from benchmarks.reproduce.rules import (
+    AUTO,
+    BOUND,
+    CANDIDATES,
+    Candidate,
+    accuracy_of,
+    surely_within,
+)
+from benchmarks.reproduce.service import Compressor
+from benchmarks.reproduce.subjects import Subject
+from rankpress.schemas.report import FrontierPoint, RankReport
+
+# The shares that the method is held to, by network.
+PROMISED = {"mnist/mlp": 0.05, "fashion_mnist/mlp": 0.08}
+HELD = "two_sided + budget"
+AT_ONCE = 12  # each job decomposes anew
+
+
+def run(
+    compressor: Compressor,
+    subject: Subject,
+    rules: Sequence[str],
+    *,
+    latency: bool = True,
+    again: bool = True,
+) -> None:
+    """Keeps a row for each of `rules`, as soon as it is there; unless `again`, not for those that
+    have one."""
+    print(subject.key, flush=True)
+    by_name = {candidate.name: candidate for candidate in CANDIDATES}
+    for rule in rules:
+        if not again and rule in rules_of(subject.key, subject.setup):
+            continue
+        if rule == AUTO:
+            row = _auto(compressor, subject, latency)
+        else:
+            row = _candidate(compressor, subject, by_name[rule], latency)
+        print(f"  {rule}: {_line(row)} ({row['seconds']:.0f} s)", flush=True)
+        kept_rows(subject.key, [row], subject.setup)
+
+
+def _candidate(
+    compressor: Compressor, subject: Subject, candidate: Candidate, latency: bool
+) -> dict[str, Any]:
+    started = time.perf_counter()
+    fields = _chosen(compressor, subject, candidate)
+    row: dict[str, Any] = {"rule": candidate.name, "chosen": fields is not None}
+    if fields is not None:
+        request = subject.scored_on("test", fields, latency=latency)
+        row |= _tested(compressor.report(subject.model, request))
+        row["setting"] = _setting(fields, candidate.setting)
+    share = PROMISED.get(subject.key.rpartition("/")[0])
+    if candidate.name == HELD and share is not None:
+        fields = {**candidate.fields, "budget": {"parameters": share}}
+        request = subject.scored_on("test", fields, latency=False)
+        row["promised"] = _tested(compressor.report(subject.model, request))
+    return row | {"seconds": time.perf_counter() - started}
+
+
+def _chosen(
+    compressor: Compressor, subject: Subject, candidate: Candidate
+) -> dict[str, Any] | None:
+    """The fields of the smallest model that is surely within, on validation images; None without
+    one. A job has AT_ONCE settings, and what lies below the first that fails is not computed."""
+    fields = None
+    for part in candidate.parts(AT_ONCE):
+        request = subject.scored_on("validation", part.sweep(), latency=False)
+        swept = compressor.report(subject.model, request)
+        points = swept.frontier or (_only(swept),)
+        within = surely_within(points)
+        if within:
+            fields = part.at(within[-1])
+        if len(within) < len(points):
+            break
+    return fields
+
+
+def _auto(compressor: Compressor, subject: Subject, latency: bool) -> dict[str, Any]:
+    """Searches on validation images; the test set then says whether the promise was kept."""
+    started = time.perf_counter()
+    fields = {"rule": "auto", "aware": "two_sided"}
+    request = subject.scored_on("validation", fields, latency=False, max_drop={"accuracy": BOUND})
+    searched = compressor.report(subject.model, request)
+    row: dict[str, Any] = {"rule": AUTO, "chosen": not searched.not_reached}
+    if not searched.not_reached:
+        share = [point for point in searched.path if point.accepted][-1].share
+        budget = {"rule": "budget", "budget": {"parameters": min(share + 1e-9, 1.0)}}
+        request = subject.scored_on("test", {**budget, "aware": "two_sided"}, latency=latency)
+        row |= _tested(compressor.report(subject.model, request))
+        row["setting"] = f"max_drop {BOUND}"
+        row["tried"] = len(searched.path)
+    return row | {"seconds": time.perf_counter() - started}
+
+
+def _only(report: RankReport) -> FrontierPoint:
+    assert report.evaluation is not None
+    return FrontierPoint(
+        index=0,
+        rule=report.rule,
+        ranks={},
+        parameters_after=report.parameters_after,
+        bytes_after=report.bytes_after,
+        output_sha256=report.output_sha256,
+        metrics=report.evaluation.metrics,
+    )
+
+
+def _setting(fields: dict[str, Any], name: str | None) -> str:
+    value = fields.get(name) if name else None
+    if isinstance(value, dict):
+        return ", ".join(f"{share:g} of the {unit}" for unit, share in value.items())
+    return "" if value is None else f"tau = {value:g}"
+
+
+def _tested(report: RankReport) -> dict[str, Any]:
+    """What the table shows of a model that was scored on the test set."""
+    assert report.evaluation is not None
+    metrics = {metric.name: metric for metric in report.evaluation.metrics}
+    accuracy, f1 = accuracy_of(report.evaluation.metrics), metrics["macro_f1"]
+    return {
+        "parameters_before": report.parameters_before,
+        "parameters_after": report.parameters_after,
+        "share": report.parameters_after / report.parameters_before,
+        "bytes_before": report.bytes_before,
+        "bytes_after": report.bytes_after,
+        "accuracy": [accuracy.dense, accuracy.compressed],
+        "interval": [accuracy.interval.low, accuracy.interval.high] if accuracy.interval else None,
+        "macro_f1": [f1.dense, f1.compressed],
+        "ranks": {
+            layer.name: layer.rank for layer in report.layers if layer.action == "factorised"
+        },
+        "load": os.getloadavg()[0] / (os.cpu_count() or 1),
+        "latency": [
+            {"batch": t.batch_size, "dense": t.dense_seconds, "compressed": t.compressed_seconds}
+            for t in report.evaluation.latency
+        ],
+    }
+
+
+def _line(row: dict[str, Any]) -> str:
+    if not row["chosen"]:
+        return "no setting"
+    dense, compressed = row["accuracy"]
+    text = f"{row['share']:.2%} of the weights, accuracy {dense:.4f} -> {compressed:.4f}"
+    if "promised" in row:
+        at = row["promised"]
+        text += f"; at {at['share']:.2%}: {at['accuracy'][1]:.4f}"
+    return text

@@ -1,0 +1,5 @@
+"""`python -m rankpress.cli`."""
+
+from rankpress.cli import main
+
+main()
