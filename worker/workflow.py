@@ -48,6 +48,7 @@ async def compress(resources: Resources, fanout: Fanout, raw: dict[str, Any]) ->
     spec = JobSpec.model_validate(raw)
     with structlog.contextvars.bound_contextvars(job_id=spec.job_id, request_id=spec.request_id):
         log.info("job_started")
+        await asyncio.to_thread(resources.pool.begin, spec.job_id)
         story = Story(resources, spec, fanout)
         resources.metrics.running.inc()
         try:
@@ -221,7 +222,6 @@ class Story(Run):
     def close(self) -> None:
         """However the job ended, only its results stay. Not run when the worker itself dies."""
         self.resources.pool.end(self.spec.job_id)
-        self.files.remove_scratch()
         try:
             if not self._is_another_s():
                 self.files.delete_parts()

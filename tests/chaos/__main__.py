@@ -89,11 +89,17 @@ def disturbed(
 
 
 def errors(settings: Settings) -> Iterator[str]:
-    """What the processes logged as errors: why something is wrong, should something be."""
+    """What the processes logged as errors, and the compute processes' tracebacks: why something is
+    wrong, should something be."""
     log = settings.data_dir / "processes.log"
+    within = False
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-        if '"level": "error"' in line:
+        if line.startswith("Traceback "):
+            within = True
+        if within or '"level": "error"' in line:
             yield f"log: {line}"
+        if not line.startswith((" ", "Traceback ")):
+            within = False  # the exception itself, after its frames
 
 
 @contextmanager

@@ -3,6 +3,7 @@ own, since children on their parent's queue could wait for the place that the pa
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -71,11 +72,15 @@ async def factorise_group(
     with structlog.contextvars.bound_contextvars(
         job_id=spec.job_id, request_id=spec.request_id, group=group
     ):
-        run = Run(resources, spec)
-        result = await run.step(
-            "factorise",
-            FactoriseResult,
-            lambda: run.factorise(group, tuple(names), 0, len(names)),
-            group,
-        )
+        await asyncio.to_thread(resources.pool.begin, spec.job_id)
+        try:
+            run = Run(resources, spec)
+            result = await run.step(
+                "factorise",
+                FactoriseResult,
+                lambda: run.factorise(group, tuple(names), 0, len(names)),
+                group,
+            )
+        finally:
+            resources.pool.leave(spec.job_id)
     return result.model_dump(mode="json")

@@ -27,9 +27,6 @@ class JobFiles:
         self.scratch = settings.worker_scratch_dir / spec.tenant / spec.job_id
         self.scratch.mkdir(parents=True, exist_ok=True)
 
-    def remove_scratch(self) -> None:
-        shutil.rmtree(self.scratch, ignore_errors=True)
-
     def fetch_inputs(self) -> JobInputs:
         """Raises `InvalidRequest` when an upload was deleted before the job ran."""
         request = self.spec.request
@@ -168,7 +165,7 @@ class JobFiles:
 
 
 def remove_scratch_of(settings: Settings, job_id: str) -> None:
-    """What a job left on this machine, when its last process here has gone."""
+    """What a job left on this machine, when nothing here works for it any more."""
     for path in settings.worker_scratch_dir.glob(f"*/{job_id}"):
         shutil.rmtree(path, ignore_errors=True)
 

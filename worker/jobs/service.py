@@ -71,7 +71,7 @@ def run(settings: Settings) -> None:
         version=rankpress.__version__,
         instance=settings.worker_name,
     )
-    pool = ChildPool(on_idle=lambda job_id: remove_scratch_of(settings, job_id))
+    pool = ChildPool(on_gone=lambda job_id: remove_scratch_of(settings, job_id))
     pool.start()
     heartbeat = Heartbeat(settings)
     engine = Engine(settings)

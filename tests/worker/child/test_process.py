@@ -16,7 +16,6 @@ from rankpress.errors import ChildDied
 from rankpress.schemas.request import JobRequest
 from worker.child import process
 from worker.child.messages import JobInputs, Read, ReadResult
-from worker.child.pool import ChildPool
 from worker.child.process import Child
 
 REQUEST = JobRequest(model="m", threshold=0.5)
@@ -68,25 +67,3 @@ def test_computing_is_no_hanging(child: Child, monkeypatch: pytest.MonkeyPatch) 
     assert waiter.is_alive()
     child.kill()
     waiter.join(10)
-
-
-def test_a_pool_keeps_a_process_for_its_job_alone() -> None:
-    pool = ChildPool()
-    one = pool.take("a")
-    other = pool.take("a")
-    assert one is not other
-    pool.give_back("a", one)
-    assert pool.take("a") is one
-    third = pool.take("b")
-    assert third not in (one, other)
-    pool.give_back("a", one)
-    pool.end("a")
-    assert not one._process.is_alive()
-    assert other._process.is_alive()  # busy: whoever uses it gives it up
-    pool.give_up("a", other)
-    assert not other._process.is_alive()
-    assert not pool.closed
-    pool.close()
-    assert pool.closed
-    third._process.join(10)
-    assert not third._process.is_alive()
