@@ -49,6 +49,12 @@ def leases(settings: Settings) -> Leases:
     return PostgresLeases(settings.database_url)
 
 
+def scratch_leases(settings: Settings) -> Leases:
+    """Of the scratch folders on this disk. The worker's lease will not do for them: PostgreSQL's
+    can be lost for seconds by a worker that lives, and somebody else would remove its files."""
+    return FileLeases(settings.scratch_leases_dir)
+
+
 class FileLeases:
     """Locks on files of one machine. A file stays when its worker is gone: it is the name."""
 

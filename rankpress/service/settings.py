@@ -172,6 +172,11 @@ class Settings(BaseSettings):
         return self.data_dir / "decompositions"
 
     @property
+    def scratch_leases_dir(self) -> Path:
+        """Beside the scratch folders, whose every name is a worker's."""
+        return self.data_dir / "scratch-leases"
+
+    @property
     def worker_scratch_dir(self) -> Path:
         """This worker's part of it: several workers may share a machine, and a job."""
         return self.scratch_dir / self.worker_name

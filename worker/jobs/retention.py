@@ -47,11 +47,13 @@ class Retention:
         settings: Settings,
         store: Store,
         leases: Leases,
+        scratch_leases: Leases,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._store = store
         self._leases = leases
+        self._scratch_leases = scratch_leases
         self._orphans = Sightings(clock)  # folders without a record
         self._cut_puts = Sightings(clock)
         self._stop = threading.Event()
@@ -165,7 +167,7 @@ class Retention:
                 shutil.rmtree(path, ignore_errors=True)
         for folder in self._settings.scratch_dir.glob("*/"):
             if folder.name != self._settings.worker_name:
-                with self._leases.if_free(folder.name) as gone:
+                with self._scratch_leases.if_free(folder.name) as gone:
                     if gone:
                         shutil.rmtree(folder, ignore_errors=True)
                         folder.with_name(f"{folder.name}.alive").unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 
 import rankpress
 from rankpress.service.engine import Engine, migrate_when_ready
-from rankpress.service.lease import Leases, leases
+from rankpress.service.lease import Leases, leases, scratch_leases
 from rankpress.service.reaper import Reaper
 from rankpress.service.settings import Settings
 from rankpress.service.spec import (
@@ -60,8 +60,9 @@ def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     migrate_when_ready(settings)
-    held = leases(settings)
-    _take_name(settings, held)
+    held, on_this_disk = leases(settings), scratch_leases(settings)
+    for place in (held, on_this_disk):
+        _take_name(settings, place)
     store = Store(settings.store_url)
     metrics = WorkerMetrics()
     metrics.serve(settings)
@@ -76,7 +77,7 @@ def run(settings: Settings) -> None:
     heartbeat = Heartbeat(settings)
     engine = Engine(settings)
     reaper = Reaper(engine, held, own=settings.worker_name)
-    retention = Retention(settings, store, held)
+    retention = Retention(settings, store, held, on_this_disk)
     DBOS(config=_config(settings))
     resources = Resources(settings, store, engine, pool, metrics, tracing)
     deliver = _register(resources, Courier(settings, engine, metrics))

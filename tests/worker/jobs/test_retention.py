@@ -18,7 +18,7 @@ from rankpress.schemas.request import JobRequest
 from rankpress.schemas.upload import Upload
 from rankpress.service import keys, partials, uploads
 from rankpress.service.engine import Engine, migrate
-from rankpress.service.lease import leases
+from rankpress.service.lease import leases, scratch_leases
 from rankpress.service.settings import Settings
 from rankpress.service.spec import JobSpec
 from rankpress.service.store import Store
@@ -64,7 +64,8 @@ class Later(Retention):
 
 @pytest.fixture
 def retention(settings: Settings, store: Store, engine: Engine) -> Later:
-    made = Later(settings, store, leases(settings), clock=lambda: made.passed.total_seconds())
+    places = leases(settings), scratch_leases(settings)
+    made = Later(settings, store, *places, clock=lambda: made.passed.total_seconds())
     return made
 
 
@@ -147,7 +148,7 @@ def test_zero_days_keep_for_ever(settings: Settings, engine: Engine, store: Stor
     upload(store, "u", days=1000)
     job(engine, store, "j", "SUCCESS", days=1000)
     for_ever = settings.model_copy(update={"retention_days": 0.0})
-    Retention(for_ever, store, leases(settings)).sweep(NOW)
+    Retention(for_ever, store, leases(settings), scratch_leases(settings)).sweep(NOW)
     assert engine.get(T, "j") is not None
     assert keys.upload_record(T, "u") in stored(store)
 
@@ -238,10 +239,13 @@ def test_a_clock_that_is_set_takes_nothing_that_is_needed(
 
 
 def test_scratch(retention: Later, engine: Engine, store: Store, settings: Settings) -> None:
-    """Of ended jobs and of dead workers; not of open jobs, nor of living workers beside us."""
+    """Of ended jobs and of dead workers; not of open jobs, nor of living workers beside us, even
+    when the database has cut them off and their lease is free for a moment."""
     job(engine, store, "open", "PENDING", days=0)
-    beside = leases(settings)
+    beside = scratch_leases(settings)
     assert beside.acquire("alive")
+    with leases(settings).if_free("alive") as free:
+        assert free
     kept, gone = [], []
     for worker, name, stays in (
         (settings.worker_name, "open", True),
