@@ -9,19 +9,21 @@
 # ARGS         further arguments of the command: make test ARGS="tests/worker -x"
 # QUICK        1: the short form of make bench
 # JOBS         test processes at once; a file's tests stay together               (2)
+# ENGINE       docker, or podman, for the images                                (docker)
 
 PYTHON      ?= python3
 TORCH_INDEX ?=
 ARGS        ?=
 QUICK       ?=
 JOBS        ?= 2
+ENGINE      ?= docker
 
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types check docs pipelines bench reproduce real fuzz memory chaos load tools audit sbom lock image constraints clean
+.PHONY: help install demo test lint types check docs pipelines bench reproduce real fuzz memory chaos load tools audit sbom lock image containers constraints clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -117,10 +119,13 @@ chaos: install  ## random faults under running jobs, then a count that must agre
 load: install  ## 200 queued jobs of 20 callers while uploads go on: latencies and memory
 	$(BIN)/python -m tests.load $(ARGS)
 
-image: ## the three container images
+image:  ## the three container images
 	for target in api worker-cpu worker-cuda; do \
-	  docker build --target $$target --build-arg TORCH_INDEX=$(TORCH_INDEX) -t rankpress-$$target . || exit 1; \
+	  $(ENGINE) build --target $$target --build-arg TORCH_INDEX=$(TORCH_INDEX) -t rankpress-$$target . || exit 1; \
 	done
+
+containers: install  ## a job through the built images, after `make image`
+	RANKPRESS_TEST_CONTAINERS=$(ENGINE) $(BIN)/python -m pytest -q tests/packaging/test_images.py $(ARGS)
 
 constraints: install  ## writes constraints.txt anew from .venv
 	@{ sed -n '/^#/p' constraints.txt; \
