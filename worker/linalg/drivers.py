@@ -8,6 +8,7 @@ left factor: that is the projection tall_PQ @ basis_QK, whose error is second or
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from worker.linalg import lapack
 from worker.linalg.kept import Form, Kept
+from worker.linalg.parallel import Ahead
 from worker.ranks.rules import Spectrum
 
 CHUNK_ELEMENTS = 1 << 23  # of a matrix, converted to another precision at once
@@ -35,6 +37,10 @@ class Driver(Protocol):
         """basis_QK: orthonormal columns, the leading k right singular vectors."""
         ...
 
+    def expect_basis(self) -> None:
+        """It will most likely be asked for: an idle thread may begin."""
+        ...
+
 
 class GramTridiagonal:
     """Gram matrix, its tridiagonal form once, then values alone or values and k vectors. CPU."""
@@ -48,14 +54,18 @@ class GramTridiagonal:
             if kept is not None:
                 kept.keep(dtype, form)
         self._form = form
+        self._vectors = Ahead(partial(lapack.eigenvectors, form.d, form.e))
 
     def values(self) -> Spectrum:
         return _roots(lapack.eigenvalues(self._form.d, self._form.e))
 
     def basis(self, k: int) -> torch.Tensor:
-        _, z = lapack.eigenvectors(self._form.d, self._form.e)
+        _, z = self._vectors.result()
         leading = np.array(z[:, ::-1][:, :k], order="F")
         return torch.from_numpy(lapack.rotate_back(self._form.reflectors, self._form.tau, leading))
+
+    def expect_basis(self) -> None:
+        self._vectors.start()
 
 
 class GramEigh:
@@ -75,6 +85,9 @@ class GramEigh:
     def basis(self, k: int) -> torch.Tensor:
         leading: torch.Tensor = self._vectors[:, -k:].flip(1)
         return leading
+
+    def expect_basis(self) -> None:
+        """It is there."""
 
 
 class QrSvd:
@@ -97,6 +110,9 @@ class QrSvd:
     def basis(self, k: int) -> torch.Tensor:
         leading: torch.Tensor = self._vectors[:k].T
         return leading
+
+    def expect_basis(self) -> None:
+        """It is there."""
 
 
 def _form(tall_PQ: torch.Tensor, dtype: torch.dtype) -> Form:

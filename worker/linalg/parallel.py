@@ -8,6 +8,7 @@ shape alone, so that the bytes that come out do not depend on the number of thre
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -82,6 +83,34 @@ def spread(tiles: Sequence[Callable[[], T]]) -> list[T]:
     for helper in begun:
         helper.result()
     return [found[i] for i in range(len(tiles))]
+
+
+class Ahead(Generic[T]):
+    """A value that is computed once: by an idle thread of the crew after `start`, or by whoever
+    asks for it first. What no thread has begun when this object goes is never begun."""
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self._function = function
+        self._future: Future[T | None] | None = None
+        self._found: T | None = None
+
+    def start(self) -> None:
+        """Does nothing outside a crew, or when it has begun."""
+        pool: ThreadPoolExecutor | None = getattr(_member, "pool", None)
+        if pool is not None and self._found is None and self._future is None:
+            self._future = pool.submit(_computed, weakref.ref(self))
+
+    def result(self) -> T:
+        if self._found is None:
+            begun = self._future is not None and not self._future.cancel()
+            self._found = self._future.result() if begun and self._future else self._function()
+            assert self._found is not None, "alive, since it is asked"
+        return self._found
+
+
+def _computed(ahead: weakref.ref[Ahead[T]]) -> T | None:
+    wanted = ahead()
+    return None if wanted is None else wanted._function()
 
 
 def _next(

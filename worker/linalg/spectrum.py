@@ -93,6 +93,8 @@ class Decomposition:
 
     def refine(self) -> bool:
         """Moves on to the next driver that succeeds. False when there is none left."""
+        if self._drivers:  # values that are refined are those of a layer that is cut, most often
+            self._drivers[-1].expect_basis()
         for make in self._untried:
             try:
                 driver = make()

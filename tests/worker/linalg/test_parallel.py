@@ -11,7 +11,7 @@ from tests.worker.spectra import matrix
 from worker import cores
 from worker.factorise.layer import factorise_layer
 from worker.linalg import lapack, residual
-from worker.linalg.parallel import Task, run_tasks, spread
+from worker.linalg.parallel import Ahead, Task, run_tasks, spread
 from worker.read.cost import GROUP_BYTES, STEP_SECONDS, grouped, working_bytes
 from worker.read.plan import make_plan
 from worker.tensors import StoredTensor
@@ -89,6 +89,69 @@ def test_an_error_comes_out_and_nothing_more_starts(threads: int) -> None:
             done=ignored,
         )
     assert len(started) <= threads
+
+
+def test_an_idle_thread_computes_ahead() -> None:
+    where: list[str] = []
+    begun = threading.Event()
+
+    def value() -> str:
+        where.append(threading.current_thread().name)
+        begun.set()
+        return "value"
+
+    def layer() -> tuple[str, str, str]:
+        ahead = Ahead(value)
+        ahead.start()
+        ahead.start()
+        assert begun.wait(30)
+        return ahead.result(), ahead.result(), threading.current_thread().name
+
+    ((first, again, asker),) = run_tasks(tasks_of([layer]), threads=2, memory=9, done=ignored)
+    assert first == again == "value"
+    assert len(where) == 1
+    assert where[0] != asker
+
+
+@pytest.mark.parametrize("threads", [0, 1])
+def test_without_an_idle_thread_the_one_that_asks_computes(threads: int) -> None:
+    where: list[str] = []
+
+    def layer() -> str:
+        ahead = Ahead(lambda: where.append(threading.current_thread().name) or "value")
+        ahead.start()
+        assert ahead.result() == ahead.result() == "value"
+        return threading.current_thread().name
+
+    if threads:
+        (asker,) = run_tasks(tasks_of([layer]), threads=threads, memory=9, done=ignored)
+    else:
+        asker = layer()
+    assert where == [asker]
+
+
+def test_what_nobody_wants_any_more_is_not_computed() -> None:
+    computed: list[int] = []
+
+    def layer() -> None:
+        Ahead(lambda: computed.append(1)).start()  # with one thread it cannot have begun
+
+    run_tasks(tasks_of([layer, layer]), threads=1, memory=9, done=ignored)
+    assert computed == []
+
+
+def test_an_error_ahead_is_raised_where_it_is_asked_for() -> None:
+    def value() -> str:
+        raise lapack.LapackError("no convergence")
+
+    def layer() -> None:
+        ahead = Ahead(value)
+        ahead.start()
+        for _ in range(2):
+            with pytest.raises(lapack.LapackError):
+                ahead.result()
+
+    run_tasks(tasks_of([layer]), threads=2, memory=9, done=ignored)
 
 
 def test_torch_has_its_threads_back_and_one_meanwhile() -> None:

@@ -127,6 +127,8 @@ def test_refined_values_go_with_the_fast_basis(monkeypatch: pytest.MonkeyPatch) 
     error, optimum = error_and_optimum(weight, d, 40)
     assert made == [np.float32]
     assert error <= 1.0001 * optimum
+    d.factors(30)
+    assert made == [np.float32], "one decomposition for all ranks"
     d.factors(180)  # a tail that a float32 Gram matrix cannot resolve
     assert made == [np.float32, np.float64]
 
