@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from rankpress.service.records import Record
 
 # Records looked through for one page when labels filter; the page may then be shorter than asked.
 MAX_SCANNED = 5000
+LABEL = "^[A-Za-z0-9_.-]{1,64}:"  # a label's key, as a job may have it, and any value
 
 
 class Cursor(NamedTuple):
@@ -51,9 +53,9 @@ def parse_labels(values: Sequence[str]) -> dict[str, str]:
     """`key:value` each; a job must carry all of them."""
     found: dict[str, str] = {}
     for at, value in enumerate(values):
-        key, separator, text = value.partition(":")
-        if not key or not separator:
+        if not re.match(LABEL, value):
             raise InvalidRequest.at(f"/query/label/{at}", "expected is key:value, e.g. run:42")
+        key, _, text = value.partition(":")
         if found.setdefault(key, text) != text:
             raise InvalidRequest.at(f"/query/label/{at}", f"two values for {key[:60]!r}")
     return found

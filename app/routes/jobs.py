@@ -6,6 +6,7 @@ import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import WithJsonSchema
 from starlette.background import BackgroundTask
 
 from app import paging, waiting
@@ -39,7 +40,7 @@ async def list_jobs(
     ] = None,
     state: Annotated[State | None, Query(description="Jobs of this state alone")] = None,
     label: Annotated[
-        list[str] | None,
+        list[Annotated[str, WithJsonSchema({"type": "string", "pattern": paging.LABEL})]] | None,
         Query(
             description="key:value; given several times, a job must carry all of them. A page "
             "may then hold fewer jobs than asked for: next_cursor alone says where the end is",
