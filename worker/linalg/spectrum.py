@@ -17,7 +17,7 @@ from worker.linalg import lapack
 from worker.linalg.certainty import tail_error
 from worker.linalg.drivers import Driver, GramEigh, GramTridiagonal, QrSvd
 from worker.linalg.kept import Forms
-from worker.linalg.residual import project, residual_energy, row_energy
+from worker.linalg.residual import PLAIN_EXPONENT, bounds, plain_energy, project, residual_energy
 from worker.ranks.rules import Spectrum
 
 SMALL_SIDE = 32  # up to here the safe driver costs nothing
@@ -30,7 +30,6 @@ DIFFERENCE = 1e-3  # share of the energy from which ||W||^2 - ||W V||^2 tells th
 # order); at 5 % by up to 2e-3.
 RESOLVED = 2e-3
 ROUNDING = 16.0  # what a product's own rounding adds to an error, in units of eps * ||W||
-PLAIN_RANGE = 40  # binary exponents that need no scaling: sums of squares stay in range
 # torch's own errors (no convergence, no GPU memory) are RuntimeErrors.
 PASSING = (lapack.LapackError, RuntimeError, MemoryError)
 
@@ -61,7 +60,7 @@ class Decomposition:
         matrix, self._exponent = _scaled(weight_MN, self.dtype, device)
         self._tall_PQ = matrix.T if self._wide else matrix
         self.is_zero = self._exponent is None
-        self._energy = 0.0 if self.is_zero else row_energy(matrix)
+        self._energy = 0.0 if self.is_zero else plain_energy(matrix)
         self._untried = _ladder(self._tall_PQ, self.dtype, forms)
         self._drivers: list[Driver] = []  # those that succeeded; the values are of the last
         self._s = np.zeros(self.full_rank)
@@ -171,7 +170,7 @@ class Decomposition:
     def _near_optimal(self, basis: torch.Tensor, projected: torch.Tensor, k: int) -> bool:
         """The error against the Eckart-Young bound, which is the tail of the spectrum."""
         tail = float((self._s[k:] ** 2).sum())
-        error = self._energy - row_energy(projected)
+        error = self._energy - plain_energy(projected)
         if tail < DIFFERENCE * self._energy:  # the difference of two near numbers says nothing
             error = residual_energy(self._tall_PQ, projected, basis.T)
         allowed = OPTIMALITY * math.sqrt(tail) + self._rounding
@@ -227,14 +226,14 @@ def _scaled(
     weight: torch.Tensor, dtype: torch.dtype, device: torch.device
 ) -> tuple[torch.Tensor, int | None]:
     """(matrix, e) with weight = matrix * 2^e; e is None for zeros. Exact. Raises NonFinite."""
-    low, high = (float(x) for x in torch.aminmax(weight))
+    low, high = bounds(weight)
     if not (math.isfinite(low) and math.isfinite(high)):
         raise NonFinite("the matrix holds inf or nan")
     largest = max(-low, high)
     if largest == 0:
         return weight, None
     exponent = math.frexp(largest)[1]
-    if abs(exponent) <= PLAIN_RANGE:
+    if abs(exponent) <= PLAIN_EXPONENT:
         return weight.to(device, dtype), 0
     wide = weight.to(device, torch.float64)
     half = -exponent // 2  # in two steps, since 2^1074 is no float64

@@ -13,7 +13,13 @@ from worker.factorise.viewed import certain_rank
 from worker.linalg import lapack, spectrum
 from worker.linalg.certainty import is_certain
 from worker.linalg.drivers import GramEigh, GramTridiagonal, QrSvd
-from worker.linalg.residual import residual_energy, row_energy
+from worker.linalg.residual import (
+    PLAIN_EXPONENT,
+    bounds,
+    plain_energy,
+    residual_energy,
+    row_energy,
+)
 from worker.linalg.spectrum import Decomposition, NonFinite, NumericalFailure, decompose
 from worker.ranks.rules import rank_for
 
@@ -409,6 +415,30 @@ def test_energies_are_sums_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     for w, l, r in ((weight, left, right), (weight.T, right.T, left.T)):  # noqa: E741
         assert residual_energy(w, l, r) == pytest.approx(float(exact.square().sum()), rel=1e-6)
         assert row_energy(w) == pytest.approx(float(w.double().square().sum()), rel=1e-14)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (1, 512), (700, 1100), (40_000, 64)], ids=str)
+@pytest.mark.parametrize(("dtype", "rel"), [(torch.float32, 2e-8), (torch.float64, 1e-14)])
+def test_plain_energy(shape: tuple[int, int], dtype: torch.dtype, rel: float) -> None:
+    """At both ends of the range, whatever way the matrix lies, whole or a part of another."""
+    weight = matrix("gauss", *shape).to(dtype)
+    for scale in (1.0, 2.0**PLAIN_EXPONENT, 2.0**-PLAIN_EXPONENT):
+        scaled = weight / weight.abs().max() * scale
+        exact = float(scaled.double().square().sum())
+        assert plain_energy(scaled) == pytest.approx(exact, rel=rel)
+        assert plain_energy(scaled.T) == pytest.approx(exact, rel=rel)
+        whole = torch.cat((scaled, torch.ones_like(scaled)), dim=1)
+        assert plain_energy(whole[:, : shape[1]]) == pytest.approx(exact, rel=rel)
+
+
+def test_bounds_tell_of_what_is_not_finite() -> None:
+    weight = matrix("gauss", 30, 50)
+    low, high = float(weight.min()), float(weight.max())
+    assert bounds(weight) == bounds(weight.T) == bounds(weight.flatten()) == (low, high)
+    weight[3, 7] = torch.nan
+    assert all(np.isnan(bounds(weight)))
+    weight[3, 7] = torch.inf
+    assert bounds(weight)[1] == np.inf
 
 
 @pytest.mark.gpu
