@@ -16,9 +16,11 @@ from rankpress.schemas.report import LayerReport
 from worker.aware.weighting import Weighting
 from worker.factorise.factors import CastOverflow, Factors, store
 from worker.factorise.layer_report import measured, unchanged
+from worker.factorise.together import NOTHING, PreparedViews
 from worker.factorise.viewed import Choice, ViewedTensor, chosen
 from worker.linalg.kept import Forms
-from worker.linalg.spectrum import NonFinite, NumericalFailure
+from worker.linalg.scaling import NonFinite
+from worker.linalg.spectrum import NumericalFailure
 from worker.ranks.rules import Spectrum
 from worker.read.plan import PlannedTensor
 
@@ -57,6 +59,7 @@ def factorise_layer_many(
     device: torch.device | str = "cpu",
     weighting: Weighting | None = None,
     forms: Forms | None = None,
+    prepared: PreparedViews = NOTHING,
 ) -> tuple[LayerResult, ...]:
     """One result for each of the plan's thresholds, from one decomposition.
 
@@ -75,7 +78,7 @@ def factorise_layer_many(
     started = time.perf_counter()
     try:
         views = [
-            ViewedTensor(tensor, view, torch.device(device), weighting, forms)
+            ViewedTensor(tensor, view, torch.device(device), weighting, forms, prepared.get(view))
             for view in (planned.views if weighting is None else planned.views[:1])
         ]
     except (NonFinite, NumericalFailure) as error:

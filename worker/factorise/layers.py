@@ -16,6 +16,7 @@ from worker.child.messages import JobInputs, WideLayer
 from worker.device import threads_for
 from worker.factorise.layer import LayerResult, factorise_layer_many
 from worker.factorise.layer_report import unchanged
+from worker.factorise.together import NOTHING, PreparedViews, shape_by_shape
 from worker.factorise.wide import WideResult, factorise_wide
 from worker.linalg.kept import Forms
 from worker.linalg.parallel import Task, run_tasks
@@ -54,7 +55,9 @@ def factorise_names(
     if limits.forms is not None and limits.forms_bytes > 0:
         forms = Forms(limits.forms, limits.forms_bytes)
 
-    def factorised(name: str) -> tuple[LayerResult, ...] | WideResult:
+    def factorised(
+        name: str, prepared: PreparedViews = NOTHING
+    ) -> tuple[LayerResult, ...] | WideResult:
         if statistics is not None and name not in statistics.known:
             # The samples never came through it, whatever the architecture says.
             return _stays(planned[name], inputs.request, Reason.NO_STATISTICS)
@@ -69,8 +72,16 @@ def factorise_names(
             device=device,
             weighting=weighting,
             forms=forms,
+            prepared=prepared,
         )
 
+    if device.type == "cuda" and statistics is None:
+        together = shape_by_shape(names, planned, opened.model.tensor, device)
+        of_name = {}
+        for name, prepared in together:
+            of_name[name] = factorised(name, prepared)
+            advanced(len(of_name), len(names))
+        return _gathered({name: of_name[name] for name in names}, inputs.request.results)
     found = run_tasks(
         [
             Task(

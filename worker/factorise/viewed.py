@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +13,7 @@ from rankpress.names import Rule
 from worker.aware.weighting import Weighting
 from worker.factorise.layer_report import Cut
 from worker.linalg.certainty import is_certain
+from worker.linalg.equal_shapes import Prepared
 from worker.linalg.kept import Forms
 from worker.linalg.parallel import spread
 from worker.linalg.spectrum import Decomposition, decompose
@@ -35,6 +37,7 @@ class ViewedTensor:
         device: torch.device,
         weighting: Weighting | None = None,
         forms: Forms | None = None,
+        prepared: Sequence[Prepared | None] | None = None,
     ) -> None:
         self.view = view
         self.dtype = tensor.dtype
@@ -42,7 +45,12 @@ class ViewedTensor:
         self._weighting = weighting
         weighted = [w if weighting is None else weighting.apply(w) for w in self.matrices]
         self.decompositions = tuple(
-            spread([partial(decompose, w, device=device, forms=forms) for w in weighted])
+            spread(
+                [
+                    partial(decompose, w, device=device, forms=forms, prepared=p)
+                    for w, p in zip(weighted, prepared or (None,) * len(weighted), strict=True)
+                ]
+            )
         )
         precision = torch.float64 if tensor.dtype == torch.float64 else torch.float32
         self.eps = torch.finfo(precision).eps

@@ -18,9 +18,11 @@ from worker.aware.weighting import Weighting
 from worker.child.messages import WideLayer
 from worker.factorise.factors import CastOverflow, store
 from worker.factorise.layer_report import unchanged
+from worker.factorise.together import NOTHING, PreparedViews
 from worker.factorise.viewed import ViewedTensor
 from worker.linalg.kept import Forms
-from worker.linalg.spectrum import NonFinite, NumericalFailure
+from worker.linalg.scaling import NonFinite
+from worker.linalg.spectrum import NumericalFailure
 from worker.ranks.rules import Spectrum, break_even_rank
 from worker.read.plan import PlannedTensor
 
@@ -47,6 +49,7 @@ def factorise_wide(
     device: torch.device | str = "cpu",
     weighting: Weighting | None = None,
     forms: Forms | None = None,
+    prepared: PreparedViews = NOTHING,
 ) -> WideResult:
     """Factors up to the highest useful rank, beyond which the layer would stay dense."""
     started = time.perf_counter()
@@ -59,7 +62,7 @@ def factorise_wide(
     views = [v for v in planned.views if break_even_rank(v.m, v.n) > 0]
     try:
         tried = [
-            ViewedTensor(tensor, view, torch.device(device), weighting, forms)
+            ViewedTensor(tensor, view, torch.device(device), weighting, forms, prepared.get(view))
             for view in (views if weighting is None else planned.views[:1])
         ]
     except NonFinite:

@@ -7,8 +7,9 @@ left factor: that is the projection tall_PQ @ basis_QK, whose error is second or
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import repeat
 from typing import Protocol
 
 import numpy as np
@@ -71,23 +72,33 @@ class GramTridiagonal:
 class GramEigh:
     """Gram matrix and torch's symmetric eigendecomposition, on the matrix's own device."""
 
-    def __init__(self, tall_PQ: torch.Tensor, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        tall_PQ: torch.Tensor,
+        dtype: torch.dtype,
+        eigen: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> None:
+        """`eigen` are the Gram matrix's eigenvalues, ascending, and vectors, if they are known."""
         self.name = f"gram_eigh_{str(dtype).removeprefix('torch.')}"
-        gram = torch.zeros(tall_PQ.shape[1], tall_PQ.shape[1], dtype=dtype, device=tall_PQ.device)
-        for chunk in _chunks(tall_PQ, dtype):
-            gram.addmm_(chunk.T, chunk)
         self.gram_eps = torch.finfo(dtype).eps
-        self._eigenvalues, self._vectors = torch.linalg.eigh(gram)
+        eigenvalues, vectors = eigen or torch.linalg.eigh(_gram(tall_PQ, dtype))
+        self._eigenvalues: torch.Tensor = eigenvalues
+        self._vectors: torch.Tensor = vectors
 
     def values(self) -> Spectrum:
         return _roots(self._eigenvalues.cpu().numpy())
 
     def basis(self, k: int) -> torch.Tensor:
-        leading: torch.Tensor = self._vectors[:, -k:].flip(1)
-        return leading
+        return self._vectors[:, -k:].flip(1)
 
     def expect_basis(self) -> None:
         """It is there."""
+
+
+def gram_eigh_together(matrices_PQ: Sequence[torch.Tensor], dtype: torch.dtype) -> list[GramEigh]:
+    """A driver for each of the tall matrices, all of one shape and on one device."""
+    eigen = torch.linalg.eigh(torch.stack([_gram(matrix, dtype) for matrix in matrices_PQ]))
+    return [GramEigh(*each) for each in zip(matrices_PQ, repeat(dtype), zip(*eigen, strict=True))]
 
 
 class QrSvd:
@@ -113,6 +124,13 @@ class QrSvd:
 
     def expect_basis(self) -> None:
         """It is there."""
+
+
+def _gram(tall_PQ: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    gram = torch.zeros(tall_PQ.shape[1], tall_PQ.shape[1], dtype=dtype, device=tall_PQ.device)
+    for chunk in _chunks(tall_PQ, dtype):
+        gram.addmm_(chunk.T, chunk)
+    return gram
 
 
 def _form(tall_PQ: torch.Tensor, dtype: torch.dtype) -> Form:

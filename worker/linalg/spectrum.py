@@ -16,8 +16,10 @@ import torch
 from worker.linalg import lapack
 from worker.linalg.certainty import tail_error
 from worker.linalg.drivers import Driver, GramEigh, GramTridiagonal, QrSvd
+from worker.linalg.equal_shapes import Prepared
 from worker.linalg.kept import Forms
-from worker.linalg.residual import PLAIN_EXPONENT, bounds, plain_energy, project, residual_energy
+from worker.linalg.residual import plain_energy, project, residual_energy
+from worker.linalg.scaling import precision_of, scaled
 from worker.ranks.rules import Spectrum
 
 SMALL_SIDE = 32  # up to here the safe driver costs nothing
@@ -34,10 +36,6 @@ ROUNDING = 16.0  # what a product's own rounding adds to an error, in units of e
 PASSING = (lapack.LapackError, RuntimeError, MemoryError)
 
 
-class NonFinite(ArithmeticError):
-    """The matrix holds inf or nan."""
-
-
 class NumericalFailure(ArithmeticError):
     """Every driver failed, or failed its check."""
 
@@ -50,18 +48,25 @@ class Decomposition:
     """
 
     def __init__(
-        self, weight_MN: torch.Tensor, *, device: torch.device, forms: Forms | None = None
+        self,
+        weight_MN: torch.Tensor,
+        *,
+        device: torch.device,
+        forms: Forms | None = None,
+        prepared: Prepared | None = None,
     ) -> None:
         if weight_MN.ndim != 2 or 0 in weight_MN.shape or not weight_MN.dtype.is_floating_point:
             raise ValueError(f"no real matrix: {weight_MN.dtype}, shape {tuple(weight_MN.shape)}")
         self.m, self.n = weight_MN.shape
         self._wide = self.m < self.n
-        self.dtype = torch.float64 if weight_MN.dtype == torch.float64 else torch.float32
-        matrix, self._exponent = _scaled(weight_MN, self.dtype, device)
+        self.dtype = precision_of(weight_MN.dtype)
+        given = scaled(weight_MN, device) if prepared is None else prepared.scaled
+        matrix, self._exponent = given
         self._tall_PQ = matrix.T if self._wide else matrix
         self.is_zero = self._exponent is None
         self._energy = 0.0 if self.is_zero else plain_energy(matrix)
-        self._untried = _ladder(self._tall_PQ, self.dtype, forms)
+        first = None if prepared is None else prepared.driver
+        self._untried = _ladder(self._tall_PQ, self.dtype, forms, first)
         self._drivers: list[Driver] = []  # those that succeeded; the values are of the last
         self._s = np.zeros(self.full_rank)
         if not self.is_zero and not self.refine():
@@ -182,7 +187,7 @@ class Decomposition:
 
 
 def _ladder(
-    tall_PQ: torch.Tensor, precision: torch.dtype, forms: Forms | None
+    tall_PQ: torch.Tensor, precision: torch.dtype, forms: Forms | None, first: Driver | None
 ) -> Iterator[Callable[[], Driver]]:
     """Drivers from fast to safe; the last ones run on the CPU, whatever the device.
 
@@ -190,9 +195,13 @@ def _ladder(
     garbage collector comes by, which counts objects and not gigabytes.
     """
     side, on_cpu = tall_PQ.shape[1], tall_PQ.device.type == "cpu"
+    if first is not None:
+        yield lambda: first
     if side > SMALL_SIDE:
         kept = None if forms is None else forms.of(tall_PQ)
         for dtype in dict.fromkeys((precision, torch.float64)):
+            if first is not None and dtype == precision:
+                continue
             if on_cpu and lapack.available() and side <= LARGEST_SIDE:
                 yield lambda dtype=dtype: GramTridiagonal(tall_PQ, dtype, kept)  # type: ignore[misc]
             else:
@@ -201,10 +210,14 @@ def _ladder(
 
 
 def decompose(
-    weight_MN: torch.Tensor, *, device: torch.device | str = "cpu", forms: Forms | None = None
+    weight_MN: torch.Tensor,
+    *,
+    device: torch.device | str = "cpu",
+    forms: Forms | None = None,
+    prepared: Prepared | None = None,
 ) -> Decomposition:
     """The decomposition of a real matrix of any floating dtype, computed on `device`; on the CPU
-    from the kept `forms`, where the matrix was met before.
+    from the kept `forms`, where the matrix was met before; from where it was `prepared`, if so.
 
     Half precisions are computed in float32. A matrix that does not fit into the device's memory is
     computed on the CPU. Raises NonFinite for inf or nan, NumericalFailure when no driver works or
@@ -213,31 +226,15 @@ def decompose(
     device = torch.device(device)
     if device.type != "cpu":
         try:
-            return Decomposition(weight_MN, device=device)
+            return Decomposition(weight_MN, device=device, prepared=prepared)
         except torch.OutOfMemoryError:
+            prepared = None
             torch.cuda.empty_cache()
+    cpu = torch.device("cpu")
     try:
-        return Decomposition(weight_MN, device=torch.device("cpu"), forms=forms)
+        return Decomposition(weight_MN, device=cpu, forms=forms, prepared=prepared)
     except PASSING as error:
         raise NumericalFailure("the matrix cannot be held in memory") from error
-
-
-def _scaled(
-    weight: torch.Tensor, dtype: torch.dtype, device: torch.device
-) -> tuple[torch.Tensor, int | None]:
-    """(matrix, e) with weight = matrix * 2^e; e is None for zeros. Exact. Raises NonFinite."""
-    low, high = bounds(weight)
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise NonFinite("the matrix holds inf or nan")
-    largest = max(-low, high)
-    if largest == 0:
-        return weight, None
-    exponent = math.frexp(largest)[1]
-    if abs(exponent) <= PLAIN_EXPONENT:
-        return weight.to(device, dtype), 0
-    wide = weight.to(device, torch.float64)
-    half = -exponent // 2  # in two steps, since 2^1074 is no float64
-    return (wide * 2.0**half * 2.0 ** (-exponent - half)).to(dtype), exponent
 
 
 def _signs(basis_QK: torch.Tensor) -> torch.Tensor:

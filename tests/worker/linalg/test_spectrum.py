@@ -20,7 +20,8 @@ from worker.linalg.residual import (
     residual_energy,
     row_energy,
 )
-from worker.linalg.spectrum import Decomposition, NonFinite, NumericalFailure, decompose
+from worker.linalg.scaling import NonFinite
+from worker.linalg.spectrum import Decomposition, NumericalFailure, decompose
 from worker.ranks.rules import rank_for
 
 SHAPES = ((96, 64), (64, 96), (200, 40), (150, 150), (20, 7), (7, 20))
@@ -319,15 +320,15 @@ class TestLadder:
     ) -> None:
         """The device `meta` stands for a GPU: any computation on it would show."""
         asked: list[str] = []
-        scaled = spectrum._scaled
+        scaled = spectrum.scaled
 
-        def full(weight: torch.Tensor, dtype: torch.dtype, device: torch.device) -> object:
+        def full(weight: torch.Tensor, device: torch.device) -> object:
             asked.append(device.type)
             if device.type != "cpu":
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return scaled(weight, dtype, device)
+            return scaled(weight, device)
 
-        monkeypatch.setattr(spectrum, "_scaled", full)
+        monkeypatch.setattr(spectrum, "scaled", full)
         weight = matrix("gauss", 90, 60)
         d = decompose(weight, device="meta")
         assert asked == ["meta", "cpu"]
@@ -357,7 +358,7 @@ class TestLadder:
         def full(*_: object) -> None:
             raise MemoryError
 
-        monkeypatch.setattr(spectrum, "_scaled", full)
+        monkeypatch.setattr(spectrum, "scaled", full)
         with pytest.raises(NumericalFailure, match="memory"):
             decompose(matrix("gauss", 90, 60))
 
