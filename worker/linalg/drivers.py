@@ -21,6 +21,9 @@ from worker.linalg.kept import Form, Kept
 from worker.linalg.parallel import Ahead
 from worker.ranks.rules import Spectrum
 
+# After these another driver may do better; torch's own errors (no convergence, no GPU memory) are
+# RuntimeErrors.
+PASSING = (lapack.LapackError, RuntimeError, MemoryError)
 CHUNK_ELEMENTS = 1 << 23  # of a matrix, converted to another precision at once
 
 

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
-from worker.linalg.drivers import GramEigh, gram_eigh_together
+from worker.linalg.drivers import PASSING, GramEigh, gram_eigh_together
 from worker.linalg.scaling import NonFinite, Scaled, scaled
 
-# torch's own errors (no convergence, no GPU memory) are RuntimeErrors.
-PASSING = (RuntimeError, MemoryError)
 Load = Callable[[], Sequence[torch.Tensor]]
 
 

@@ -15,7 +15,7 @@ import torch
 
 from worker.linalg import lapack
 from worker.linalg.certainty import tail_error
-from worker.linalg.drivers import Driver, GramEigh, GramTridiagonal, QrSvd
+from worker.linalg.drivers import PASSING, Driver, GramEigh, GramTridiagonal, QrSvd
 from worker.linalg.equal_shapes import Prepared
 from worker.linalg.kept import Forms
 from worker.linalg.residual import plain_energy, project, residual_energy
@@ -32,8 +32,6 @@ DIFFERENCE = 1e-3  # share of the energy from which ||W||^2 - ||W V||^2 tells th
 # order); at 5 % by up to 2e-3.
 RESOLVED = 2e-3
 ROUNDING = 16.0  # what a product's own rounding adds to an error, in units of eps * ||W||
-# torch's own errors (no convergence, no GPU memory) are RuntimeErrors.
-PASSING = (lapack.LapackError, RuntimeError, MemoryError)
 
 
 class NumericalFailure(ArithmeticError):
