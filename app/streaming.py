@@ -98,6 +98,9 @@ class ObjectSink:
         while (item := await self._queue.get()) is not None:
             if isinstance(item, _Abandoned):
                 raise item
-            # In a thread, while the next piece comes in.
-            await asyncio.to_thread(self._digest.update, item)
-            yield item
+            # By a thread, while another writes it and the next piece comes in.
+            hashing = asyncio.ensure_future(asyncio.to_thread(self._digest.update, item))
+            try:
+                yield item
+            finally:
+                await hashing
