@@ -40,6 +40,7 @@ RUN_BY = {
         "make test": "by .ci/run",
         "make lint types": "by .ci/run, one after the other",
         "make check": "the two lines above it",
+        "make image containers": "by hand, on a machine with a container engine: test_images.py",
         ".ci/run": "by CI",
     },
     "examples/fashion_mnist/README.md": {
