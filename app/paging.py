@@ -11,12 +11,14 @@ from typing import NamedTuple
 
 from rankpress.errors import InvalidRequest
 from rankpress.names import State
+from rankpress.schemas.request import LABEL_KEY_CHARACTERS, LABEL_KEY_LENGTH
 from rankpress.service.engine import Engine
 from rankpress.service.records import Record
 
 # Records looked through for one page when labels filter; the page may then be shorter than asked.
 MAX_SCANNED = 5000
-LABEL = "^[A-Za-z0-9_.-]{1,64}:"  # a label's key, as a job may have it, and any value
+# A label's key, as a job may have it, and any value.
+LABEL = f"^{LABEL_KEY_CHARACTERS}{{1,{LABEL_KEY_LENGTH}}}:"
 
 
 class Cursor(NamedTuple):

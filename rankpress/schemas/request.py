@@ -24,7 +24,10 @@ NOT_AWARE = (
     "not for an ONNX model, whose weights may lie transposed; compress the model's state_dict, "
     "with statistics made by rankpress.collect_statistics"
 )
-LabelKey = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
+LABEL_KEY_CHARACTERS, LABEL_KEY_LENGTH = "[A-Za-z0-9_.-]", 64
+LabelKey = Annotated[
+    str, Field(min_length=1, max_length=LABEL_KEY_LENGTH, pattern=f"^{LABEL_KEY_CHARACTERS}+$")
+]
 
 
 class LayerOverride(Strict):

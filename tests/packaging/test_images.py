@@ -131,7 +131,7 @@ def test_the_api_has_no_torch(containers: Containers) -> None:
     assert found == "None"
 
 
-def test_the_health_check_tells_of_a_dead_worker(containers: Containers) -> None:
+def test_readiness_tells_of_a_dead_worker(containers: Containers) -> None:
     """Last: the worker is gone after it."""
     containers.say("kill", "--signal", "KILL", f"{containers.name}-worker")
     wait_until(lambda: containers.ready().get("live_workers") == 0, what="no worker", seconds=60)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from rankpress.names import Rule
+from worker.linalg.spectrum import Decomposition
 
 KINDS = ("gauss", "flat", "power", "steep", "step", "clustered", "deficient", "decaying")
 THRESHOLDS = (0.5, 0.8, 0.9, 0.95, 0.99, 0.9999, 1.0)
@@ -39,6 +40,16 @@ def matrix(kind: str, m: int, n: int, dtype: torch.dtype = torch.float32, seed: 
 def exact_values(weight: torch.Tensor) -> np.ndarray:
     """Singular values by numpy in float64."""
     return np.linalg.svd(weight.double().numpy(), compute_uv=False)
+
+
+def error_and_optimum(weight: torch.Tensor, d: Decomposition, k: int) -> tuple[float, float]:
+    """(||W - left right||, least possible), both over ||W||, in float64."""
+    left, right = d.factors(k)
+    exact = weight.double()
+    error = float(torch.linalg.norm(exact - left.double() @ right.double()))
+    s = exact_values(weight)
+    norm = float(np.linalg.norm(s))
+    return error / norm, float(np.linalg.norm(s[k:])) / norm
 
 
 def reference_rank(rule: Rule, s: np.ndarray, m: int, n: int, tau: float | None, eps: float) -> int:

@@ -55,16 +55,12 @@ class ChildPool:
     def leave(self, job_id: str) -> None:
         """A run of a group has ended; another of the same job may be on its way."""
         with self._lock:
-            job = self._jobs[job_id]
-            job.runs -= 1
-            job.since = time.monotonic()
+            self._left(job_id)
 
     def end(self, job_id: str) -> None:
         """The job's own run has ended: unless another still works for it, all of it goes."""
         with self._lock:
-            job = self._jobs[job_id]
-            job.runs -= 1
-            job.since = time.monotonic()
+            self._left(job_id)
             self._clear(job_id)
 
     def take(self, job_id: str) -> Child:
@@ -107,6 +103,11 @@ class ChildPool:
                 for job_id, job in list(self._jobs.items()):
                     if not job.busy and now - job.since > self._idle_seconds:
                         self._clear(job_id)
+
+    def _left(self, job_id: str) -> None:
+        job = self._jobs[job_id]
+        job.runs -= 1
+        job.since = time.monotonic()
 
     def _clear(self, job_id: str) -> None:
         """Ends a job's idle processes; what it has on the disk goes with its last run."""

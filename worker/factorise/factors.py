@@ -16,12 +16,13 @@ from worker.linalg.residual import (
     residual_energy,
     row_energy,
 )
+from worker.linalg.scaling import precision_of
 from worker.read.matrix_view import MatrixView
 
 # How much larger than the balanced factor a cast factor may come out: a value that a half
 # precision rounds up is within its own epsilon of that, an overflow is not.
 NORM_TOLERANCE = 0.05
-PLAIN_RANGE = 40  # binary exponents whose squares need no scaling
+PLAIN_RANGE = 40  # binary exponents by which a factor is multiplied in its own precision
 
 
 class CastOverflow(ArithmeticError):
@@ -98,7 +99,7 @@ def relative_error(
     product is not finite.
     """
     rights, lefts = view.factor_matrices(right, left)
-    precision = torch.float64 if left.dtype == torch.float64 else torch.float32
+    precision = precision_of(left.dtype)
     largest = max(max(-low, high) for low, high in map(bounds, weights_MN))
     exponent = math.frexp(largest)[1] if largest > 0 else 0
     if abs(exponent) <= PLAIN_EXPONENT:

@@ -16,6 +16,7 @@ from worker.linalg.certainty import is_certain
 from worker.linalg.equal_shapes import Prepared
 from worker.linalg.kept import Forms
 from worker.linalg.parallel import spread
+from worker.linalg.scaling import precision_of
 from worker.linalg.spectrum import Decomposition, decompose
 from worker.ranks.rules import Spectrum, apply_multiple, rank_for
 from worker.read.matrix_view import MatrixView
@@ -52,8 +53,7 @@ class ViewedTensor:
                 ]
             )
         )
-        precision = torch.float64 if tensor.dtype == torch.float64 else torch.float32
-        self.eps = torch.finfo(precision).eps
+        self.eps = torch.finfo(precision_of(tensor.dtype)).eps
 
     @property
     def is_zero(self) -> bool:

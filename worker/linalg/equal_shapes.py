@@ -80,13 +80,9 @@ def _decomposed(sent: Sequence[Scaled | None]) -> list[Prepared | None]:
     usable = {i: found for i, found in enumerate(sent) if found is not None}
     drivers: dict[int, GramEigh] = {}
     if usable:
-        tall = [_tall(found.matrix) for found in usable.values()]
+        tall = [found.tall for found in usable.values()]
         try:
             drivers = dict(zip(usable, gram_eigh_together(tall, tall[0].dtype), strict=True))
         except PASSING:
             drivers = {}  # each alone then, and on the CPU what does not fit
     return [None if f is None else Prepared(f, drivers.get(i)) for i, f in enumerate(sent)]
-
-
-def _tall(matrix_MN: torch.Tensor) -> torch.Tensor:
-    return matrix_MN.T if matrix_MN.shape[0] < matrix_MN.shape[1] else matrix_MN

@@ -102,8 +102,10 @@ class Ahead(Generic[T]):
 
     def result(self) -> T:
         if self._found is None:
-            begun = self._future is not None and not self._future.cancel()
-            self._found = self._future.result() if begun and self._future else self._function()
+            if self._future is None or self._future.cancel():
+                self._found = self._function()
+            else:
+                self._found = self._future.result()
             assert self._found is not None, "alive, since it is asked"
         return self._found
 

@@ -64,8 +64,8 @@ def plain_energy(matrix: torch.Tensor) -> float:
 
 def column_energies(matrix_MK: torch.Tensor) -> torch.Tensor:
     """||column||^2 of each of the K columns, squares and sums in float64."""
-    by_rows = not matrix_MK.is_contiguous() and matrix_MK.T.is_contiguous()
-    matrix = matrix_MK.T if by_rows else matrix_MK
+    matrix = _as_it_lies(matrix_MK)
+    by_rows = matrix is not matrix_MK
     elements = CACHED_ELEMENTS if matrix.device.type == "cpu" else BLOCK_ELEMENTS
     step = max(elements // matrix.shape[1], 1)
     blocks = (

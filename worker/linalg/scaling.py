@@ -20,6 +20,12 @@ class Scaled(NamedTuple):
     matrix: torch.Tensor
     exponent: int | None
 
+    @property
+    def tall(self) -> torch.Tensor:
+        """The matrix or its transpose, P >= Q."""
+        m, n = self.matrix.shape
+        return self.matrix.T if m < n else self.matrix
+
 
 def precision_of(dtype: torch.dtype) -> torch.dtype:
     """What a weight of this dtype is computed in: float64 stays, all others are float32."""

@@ -59,10 +59,9 @@ class Decomposition:
         self._wide = self.m < self.n
         self.dtype = precision_of(weight_MN.dtype)
         given = scaled(weight_MN, device) if prepared is None else prepared.scaled
-        matrix, self._exponent = given
-        self._tall_PQ = matrix.T if self._wide else matrix
+        self._exponent, self._tall_PQ = given.exponent, given.tall
         self.is_zero = self._exponent is None
-        self._energy = 0.0 if self.is_zero else plain_energy(matrix)
+        self._energy = 0.0 if self.is_zero else plain_energy(given.matrix)
         first = None if prepared is None else prepared.driver
         self._untried = _ladder(self._tall_PQ, self.dtype, forms, first)
         self._drivers: list[Driver] = []  # those that succeeded; the values are of the last

@@ -10,6 +10,7 @@ import torch
 from rankpress.names import Kind
 from rankpress.schemas.report import LayerReport
 from rankpress.schemas.spectrum import LayerSpectrum, SpectrumDocument
+from worker.linalg.scaling import precision_of
 from worker.read.plan import Plan, PlannedTensor
 from worker.tensors import dtype_of
 from worker.write.parts import SPECTRUM, Parts
@@ -35,7 +36,6 @@ def _layer(planned: PlannedTensor, parts: Parts, kind: Kind) -> LayerSpectrum:
     view = next(view for view in planned.views if view.kind is kind)
     dtype = dtype_of(planned.tensor.dtype)
     values = [tuple(row) for row in parts.tensor(planned.name, SPECTRUM).tolist()]
-    precision = torch.float64 if dtype == torch.float64 else torch.float32
     stack = view.count > 1
     return LayerSpectrum(
         name=planned.name,
@@ -45,7 +45,7 @@ def _layer(planned: PlannedTensor, parts: Parts, kind: Kind) -> LayerSpectrum:
         n=view.n,
         count=view.count,
         bytes_per_parameter=dtype.itemsize,
-        eps=torch.finfo(precision).eps,
+        eps=torch.finfo(precision_of(dtype)).eps,
         singular_values=None if stack else values[0],
         expert_singular_values=tuple(values) if stack else None,
     )

@@ -14,6 +14,7 @@ from worker.factorise.layer import factorise_layer_many
 from worker.factorise.layers import Group, factorise_names
 from worker.factorise.together import NOTHING, shape_by_shape
 from worker.factorise.wide import factorise_wide
+from worker.linalg import equal_shapes
 from worker.read.opened import Opened
 from worker.read.plan import make_plan
 from worker.tensors import OutputTensor, dtype_name
@@ -96,13 +97,13 @@ def test_a_rank_chosen_later_too() -> None:
 
 def test_calls_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    gram_eigh_together = together.prepared.__globals__["gram_eigh_together"]
+    gram_eigh_together = equal_shapes.gram_eigh_together
 
     def counted(matrices, dtype):
         asked.append(len(matrices))
         return gram_eigh_together(matrices, dtype)
 
-    monkeypatch.setitem(together.prepared.__globals__, "gram_eigh_together", counted)
+    monkeypatch.setattr(equal_shapes, "gram_eigh_together", counted)
     monkeypatch.setattr(together, "BATCH_NUMBERS", 64 * 64 * 2)
     values = {f"{i}.weight": matrix("gauss", 64, 64, seed=i) for i in range(5)}
     job = opened(values)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-import numpy as np
 import pytest
 import torch
 
 from rankpress.names import Rule
-from tests.worker.spectra import exact_values, matrix, reference_rank
+from tests.worker.spectra import error_and_optimum, exact_values, matrix, reference_rank
 from worker.factorise.viewed import certain_rank
 from worker.linalg import equal_shapes
 from worker.linalg.equal_shapes import Prepared, prepared
@@ -44,10 +43,8 @@ def test_ranks_and_factors_are_those_of_each_alone(
         for tau in (0.5, 0.9, 0.9999):
             wanted = reference_rank(Rule.ENTROPY, s, *shape, tau, d.eps)
             assert certain_rank(d, Rule.ENTROPY, tau) == wanted
-        left, right = d.factors(20)
-        error = float((weight.double() - left.double() @ right.double()).norm())
-        floor = 16 * d.eps * float(np.linalg.norm(s))
-        assert error <= 1.0001 * float(np.sqrt((s[20:] ** 2).sum())) + floor
+        error, optimum = error_and_optimum(weight, d, 20)
+        assert error <= 1.0001 * optimum + 16 * d.eps
 
 
 def test_what_cannot_be_in_a_batch_is_left_to_itself() -> None:
@@ -83,13 +80,10 @@ def test_a_batch_that_fails_is_decomposed_one_by_one(
 def test_a_basis_that_fails_its_check_is_computed_in_float64() -> None:
     weight = matrix("decaying", 300, 200)
     (d,) = decomposed([weight])
-    k = 180  # a tail that a float32 Gram matrix cannot resolve
-    left, right = d.factors(k)
+    # A tail that a float32 Gram matrix cannot resolve.
+    error, optimum = error_and_optimum(weight, d, 180)
     assert d.driver == "gram_tridiagonal_float64"
-    s = exact_values(weight)
-    error = float((weight.double() - left.double() @ right.double()).norm())
-    floor = 16 * d.eps * float(np.linalg.norm(s))
-    assert error <= 1.0001 * float(np.sqrt((s[k:] ** 2).sum())) + floor
+    assert error <= 1.0001 * optimum + 16 * d.eps
 
 
 def test_the_next_batch_is_on_its_way_meanwhile() -> None:

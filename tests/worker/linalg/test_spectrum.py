@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from rankpress.names import Rule
-from tests.worker.spectra import KINDS, THRESHOLDS, exact_values, matrix, reference_rank
+from tests.worker.spectra import (
+    KINDS,
+    THRESHOLDS,
+    error_and_optimum,
+    exact_values,
+    matrix,
+    reference_rank,
+)
 from worker.factorise.viewed import certain_rank
 from worker.linalg import lapack, spectrum
 from worker.linalg.certainty import is_certain
@@ -21,7 +28,7 @@ from worker.linalg.residual import (
     row_energy,
 )
 from worker.linalg.scaling import NonFinite
-from worker.linalg.spectrum import Decomposition, NumericalFailure, decompose
+from worker.linalg.spectrum import NumericalFailure, decompose
 from worker.ranks.rules import rank_for
 
 SHAPES = ((96, 64), (64, 96), (200, 40), (150, 150), (20, 7), (7, 20))
@@ -29,16 +36,6 @@ DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 EPS = {torch.float64: torch.finfo(torch.float64).eps}
 EPS_FLOAT32 = torch.finfo(torch.float32).eps
 WEIGHING = (Rule.ENTROPY, Rule.ENTROPY_SQUARED, Rule.ENERGY)
-
-
-def error_and_optimum(weight: torch.Tensor, d: Decomposition, k: int) -> tuple[float, float]:
-    """(||W - left right||, least possible), both over ||W||, in float64."""
-    left, right = d.factors(k)
-    exact = weight.double()
-    error = float(torch.linalg.norm(exact - left.double() @ right.double()))
-    s = exact_values(weight)
-    norm = float(np.linalg.norm(s))
-    return error / norm, float(np.linalg.norm(s[k:])) / norm
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
