@@ -138,6 +138,14 @@ class Aware(StrEnum):
     TWO_SIDED = "two_sided"
 
 
+class Sensitivity(StrEnum):
+    """What an error of a layer is measured by with `aware` two_sided: the squared error of the
+    model's output, or, where that is logits, the divergence of their softmax."""
+
+    OUTPUT = "output"
+    SOFTMAX = "softmax"
+
+
 class ArchitectureKind(StrEnum):
     MLP = "mlp"
     TEMPLATE = "template"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from rankpress.names import Action, Aware
+from rankpress.names import Action, Aware, Sensitivity
 from rankpress.schemas.manifest import Manifest
 from rankpress.service.store import sha256_of
 from worker.aware.calibration import calibrate
@@ -77,6 +77,7 @@ class Pipeline:
             protected_output=plan.output_layer.name if plan.output_layer else None,
             protected_output_assumed=bool(plan.output_layer and plan.output_layer.assumed),
             weights_path=opened.model.weights_path,
+            sensitivity=opened.sensitivity,
             notes=(*opened.model.notes, *opened.notes),
             versions=versions(device),
             seconds=time.perf_counter() - started,
@@ -95,6 +96,7 @@ class Pipeline:
             command.inputs.statistics,
             names=frozenset(p.name for p in opened.plan.tensors if p.is_candidate),
             two_sided=command.inputs.request.aware is Aware.TWO_SIDED,
+            sensitivity=opened.sensitivity or Sensitivity.OUTPUT,
             device=device_for(command.inputs.limits),
         )
         return CalibrateResult(samples=samples, seconds=time.perf_counter() - started)

@@ -14,6 +14,9 @@ BOUND = 0.005  # half a point of accuracy
 STEP = 0.92  # from one share to the next, as on the path of the rule auto
 
 
+SOFTMAX = {"aware": "two_sided", "sensitivity": "softmax"}
+
+
 def _ladder(first: float, last: float) -> tuple[float, ...]:
     """Shares falling by STEP, from `first` to no less than `last`."""
     count = math.floor(math.log(last / first) / math.log(STEP)) + 1
@@ -61,10 +64,10 @@ class Candidate:
         return {**self.fields, **chosen}
 
 
-def _budget(aware: str) -> Candidate:
+def _budget(name: str, **aware: str) -> Candidate:
     return Candidate(
-        name="budget" if aware == "none" else f"{aware} + budget",
-        fields={"rule": "budget", "aware": aware},
+        name=name,
+        fields={"rule": "budget", **aware},
         setting="budget",
         settings=tuple({"parameters": share} for share in SHARES),
     )
@@ -93,11 +96,12 @@ CANDIDATES = (
         settings=ENERGIES,
     ),
     Candidate(name="evbmf, output dense", fields={"rule": "evbmf"}),
-    _budget("none"),
-    _budget("inputs"),
-    _budget("two_sided"),
+    _budget("budget"),
+    _budget("inputs + budget", aware="inputs"),
+    _budget("two_sided + budget", aware="two_sided"),
+    _budget("two_sided, softmax + budget", **SOFTMAX),
 )
-AUTO = "auto, two_sided"
+AUTO = "auto, two_sided, softmax"
 NAMES = (*(candidate.name for candidate in CANDIDATES), AUTO)
 
 

@@ -10,6 +10,7 @@ import rankpress
 from benchmarks.reproduce.data import CACHE, CALIBRATION, DataSet, write_uploads
 from benchmarks.reproduce.models import SHAPES, loaded, trained
 from benchmarks.reproduce.service import Compressor
+from rankpress.names import Sensitivity
 from rankpress.service.store import sha256_of
 
 BATCH = 128  # samples of a calibration step
@@ -17,24 +18,27 @@ BATCH = 128  # samples of a calibration step
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """`uploads` by part. `evaluation` goes into every evaluation; `aware` and `calibration` are
-    the request's and the evaluation's fields of the rules that look at data."""
+    """`uploads` by part. `evaluation` goes into every evaluation, `calibration` into those of the
+    rules that look at data; or they get an upload of `statistics`, by its sensitivity."""
 
     key: str
     model: Path
     uploads: dict[str, str]
     evaluation: dict[str, Any]
-    aware: dict[str, Any]
+    statistics: dict[str, str]
     calibration: dict[str, Any]
     setup: dict[str, Any]
 
     def scored_on(self, part: str, fields: dict[str, Any], **more: Any) -> dict[str, Any]:
         """The request but for the model: `fields` of a rule, scored on `validation` or `test`."""
-        uses_data = fields.get("aware", "none") != "none"
         evaluation = {"validation": self.uploads[part], **self.evaluation, **more}
-        if uses_data:
-            evaluation |= self.calibration
-        return {"evaluation": evaluation, **fields, **(self.aware if uses_data else {})}
+        if fields.get("aware", "none") == "none":
+            return {"evaluation": evaluation, **fields}
+        if not self.statistics:
+            return {"evaluation": evaluation | self.calibration, **fields}
+        fields = dict(fields)
+        statistics = self.statistics[fields.pop("sensitivity", Sensitivity.OUTPUT)]
+        return {"evaluation": evaluation, **fields, "statistics": statistics}
 
 
 def subject(compressor: Compressor, data: DataSet, kind: str, seed: int) -> Subject:
@@ -43,7 +47,7 @@ def subject(compressor: Compressor, data: DataSet, kind: str, seed: int) -> Subj
     files = write_uploads(data, image=kind != "mlp")
     uploads = {part: compressor.upload(file) for part, file in files.items()}
     evaluation: dict[str, Any] = {"batch_size": 1000}
-    aware: dict[str, Any] = {}
+    statistics: dict[str, str] = {}
     calibration: dict[str, Any] = {}
     if kind == "mlp":
         calibration["calibration"] = uploads["calibration"]
@@ -54,15 +58,18 @@ def subject(compressor: Compressor, data: DataSet, kind: str, seed: int) -> Subj
         rankpress.export_template(model, images[:2], template)
         architecture = {"kind": "template", "template": compressor.upload(template)}
         evaluation["architecture"] = architecture
-        statistics = CACHE / f"{path.stem}-statistics.safetensors"
-        rankpress.collect_statistics(model, images.split(BATCH), statistics, two_sided=True)
-        aware["statistics"] = compressor.upload(statistics)
+        for sensitivity in Sensitivity:
+            file = CACHE / f"{path.stem}-statistics-{sensitivity}.safetensors"
+            rankpress.collect_statistics(
+                model, images.split(BATCH), file, two_sided=True, sensitivity=sensitivity
+            )
+            statistics[sensitivity] = compressor.upload(file)
     return Subject(
         key=f"{data.name}/{kind}/{seed}",
         model=path,
         uploads=uploads,
         evaluation=evaluation,
-        aware=aware,
+        statistics=statistics,
         calibration=calibration,
         setup={
             "checkpoint": sha256_of(path),

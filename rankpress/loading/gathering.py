@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from rankpress.loading.curvature import rooted
 from rankpress.loading.moments import Counts
 from rankpress.loading.watching import Watch
+from rankpress.names import Sensitivity
 from rankpress.schemas.statistics import (
     COVARIANCE,
     FREQUENCIES,
@@ -35,6 +37,7 @@ def gather(
     run: Runner,
     *,
     two_sided: bool,
+    sensitivity: Sensitivity = Sensitivity.OUTPUT,
     projections: int = 1,
     seed: int = 0,
     mask_of: Callable[[Any], torch.Tensor | None] = lambda batch: None,
@@ -42,7 +45,8 @@ def gather(
     """The statistics (rankpress.schemas.statistics) of `layers`, by the keys of their weights.
 
     `run` gives a batch's output, samples first. The model runs in evaluation mode and is left as
-    it was. `two_sided` needs samples that do not see each other. Raises NoStatistics.
+    it was. `two_sided` needs samples that do not see each other, and `sensitivity` softmax an
+    output of logits, its last axis the classes. Raises NoStatistics.
     """
     samples, exact = 0, True
     generator = torch.Generator().manual_seed(seed)
@@ -56,7 +60,7 @@ def gather(
                 output = run(batch)
                 samples += output.shape[0]
                 if two_sided:
-                    exact = _backward(output, projections, generator)
+                    exact = _backward(output, sensitivity, projections, generator)
     finally:
         for watch in watches.values():
             watch.stop()
@@ -81,28 +85,40 @@ def gather(
     if broken := [key for key, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
         raise NoStatistics(f"{broken[0]} is not finite")
     info = StatisticsInfo(
-        samples=samples, two_sided=two_sided, exact=exact if two_sided else None, vectors=vectors
+        samples=samples,
+        two_sided=two_sided,
+        sensitivity=sensitivity,
+        exact=exact if two_sided else None,
+        vectors=vectors,
     )
     return tensors, info
 
 
-def _backward(output: torch.Tensor, projections: int, generator: torch.Generator) -> bool:
-    """Gradients of every output of a sample, or of random projections; True when exact.
+def _backward(
+    output: torch.Tensor, sensitivity: Sensitivity, projections: int, generator: torch.Generator
+) -> bool:
+    """Gradients by every output of a sample, or by random projections; True when exact.
 
-    The mean of J^T v v^T J over v ~ N(0, I) is J^T J.
+    With R R^T = H, the sum of J^T R v v^T R^T J over unit vectors v is J^T H J, and so is its mean
+    over v ~ N(0, I).
     """
     if not output.requires_grad:
         raise NoStatistics("the output does not depend on any of the layers")
-    flat = output.reshape(output.shape[0], -1)
-    width = flat.shape[1]
-    if width <= EXACT_OUTPUTS:
-        for i in range(width):
-            flat[:, i].sum().backward(retain_graph=i + 1 < width)  # type: ignore[no-untyped-call]
-        return True
-    for i in range(projections):
-        v = torch.randn(flat.shape, generator=generator).to(flat)
-        (flat * v).sum().backward(retain_graph=i + 1 < projections)  # type: ignore[no-untyped-call]
-    return False
+    if sensitivity is Sensitivity.SOFTMAX and (output.dim() < 2 or output.shape[-1] < 2):
+        raise NoStatistics("softmax needs two classes at least, as the output's last axis")
+    width = output[0].numel()
+    exact = width <= EXACT_OUTPUTS
+    passes = width if exact else projections
+    for i in range(passes):
+        if exact:
+            v = torch.zeros_like(output)
+            v.reshape(output.shape[0], -1)[:, i] = 1
+        else:
+            flat = torch.randn((output.shape[0], width), generator=generator)
+            v = flat.to(output).reshape(output.shape)
+        direction = rooted(v, output.detach(), sensitivity)
+        output.backward(direction, retain_graph=i + 1 < passes)  # type: ignore[no-untyped-call]
+    return exact
 
 
 @contextmanager

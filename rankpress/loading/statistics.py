@@ -17,6 +17,7 @@ from torch import nn
 
 from rankpress.loading.gathering import NoStatistics, first_tensor, gather
 from rankpress.loading.watching import is_watched
+from rankpress.names import Sensitivity
 from rankpress.schemas.statistics import METADATA_KEY, StatisticsInfo
 
 PADDING_MASK = "attention_mask"
@@ -28,6 +29,7 @@ def collect_statistics(
     path: str | os.PathLike[str],
     *,
     two_sided: bool = False,
+    sensitivity: Sensitivity | str = Sensitivity.OUTPUT,
     layers: Sequence[str] = ("*",),
     output: Callable[[Any], torch.Tensor] = first_tensor,
     projections: int = 1,
@@ -40,11 +42,18 @@ def collect_statistics(
     convolutions and embeddings are watched, as far as a glob of `layers` matches their weight's
     name. `two_sided` adds how strongly the model's output depends on each layer's: by one backward
     pass for each output where a sample has at most 64, else by `projections` random ones; `output`
-    picks the tensor that counts (say the normalised embedding). Some hundred samples are enough.
+    picks the tensor that counts (say the normalised embedding). `sensitivity` "softmax" is for
+    logits of classes: what counts is then the softmax of `output`'s last axis, which keeps more of
+    a classifier's accuracy at the same size. Some hundred samples are enough, for the softmax some
+    thousand.
 
     Memory: 8 N^2 bytes for each layer of N inputs (and 8 M^2, two-sided), so is the file's size.
-    The model is left as it was. Raises NoStatistics, a ValueError.
+    The model is left as it was. Raises NoStatistics, a ValueError, and ValueError for a
+    `sensitivity` that is none, or that is given without `two_sided`.
     """
+    sensitivity = Sensitivity(sensitivity)
+    if sensitivity is not Sensitivity.OUTPUT and not two_sided:
+        raise ValueError("sensitivity: goes with two_sided=True; leave it out")
     found = {
         f"{name}.weight" if name else "weight": module
         for name, module in model.named_modules()
@@ -67,6 +76,7 @@ def collect_statistics(
         watched,
         run,
         two_sided=two_sided,
+        sensitivity=sensitivity,
         projections=projections,
         seed=seed,
         mask_of=padding_mask,

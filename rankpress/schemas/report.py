@@ -4,7 +4,7 @@ from datetime import datetime
 
 from pydantic import Field
 
-from rankpress.names import Action, Aware, Kind, Reason, Rule, Task, Verdict
+from rankpress.names import Action, Aware, Kind, Reason, Rule, Sensitivity, Task, Verdict
 from rankpress.schemas.base import Frozen
 from rankpress.schemas.request import Budget
 
@@ -189,6 +189,10 @@ class RankReport(Frozen):
     threshold: float | None
     budget: Budget | None = None
     aware: Aware = Aware.NONE
+    sensitivity: Sensitivity | None = Field(
+        default=None,
+        description="What an error of a layer was measured by; null unless `aware` is two_sided",
+    )
     result: int = Field(default=0, description="Which of the job's results this is, from 0")
     frontier: tuple[FrontierPoint, ...] = Field(
         default=(), description="Every result of a job that has several"

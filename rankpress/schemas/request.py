@@ -10,6 +10,7 @@ from rankpress.names import (
     OutputFormat,
     OutputLayout,
     Rule,
+    Sensitivity,
     Task,
 )
 from rankpress.schemas.architecture import CALIBRATED_HERE, Architecture, UploadId
@@ -128,6 +129,13 @@ class JobRequest(Strict):
     )
     budget: Budget | Budgets | None = None
     aware: Aware = Aware.NONE
+    sensitivity: Sensitivity | None = Field(
+        default=None,
+        description="With `aware` two_sided and samples on the service: what an error of a layer "
+        "is measured by. `output` (the default): the squared error of the model's output. "
+        "`softmax`, for outputs that are logits of classes: the divergence of their softmax; keeps "
+        "more of a classifier's accuracy, given some thousand samples to calibrate on",
+    )
     statistics: UploadId | None = None
     refit: bool = Field(
         default=False,
@@ -183,6 +191,19 @@ class JobRequest(Strict):
             raise ValueError(
                 "aware: an architecture of this kind gives no statistics here; send `statistics` "
                 "made by rankpress.collect_statistics"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sensitivity_of_two_sides(self) -> Self:
+        if self.sensitivity is None:
+            return self
+        if self.aware is not Aware.TWO_SIDED:
+            raise ValueError("sensitivity: goes with `aware` two_sided alone; leave it out")
+        if self.statistics is not None:
+            raise ValueError(
+                "sensitivity: the statistics have one already, given to "
+                "rankpress.collect_statistics; leave it out"
             )
         return self
 

@@ -117,8 +117,10 @@ def test_every_section_has_its_rows() -> None:
         }
     )
     for line in (
-        "| Fashion-MNIST, seed 0 | 8% | 8.00% | 90.00% | 89.70% | -0.30 points | yes |",
-        "| Fashion-MNIST, seed 0 | 8.00% | 8% | 20.00% | 0.40 | 0.50 | -0.30 points |",
+        "| Fashion-MNIST, seed 0 | two_sided + budget | 8% | 8.00% | 90.00% | 89.70% | "
+        "-0.30 points | yes |",
+        "| Fashion-MNIST, seed 0 | two_sided + budget | 8.00% | 8% | 20.00% | 0.40 | 0.50 | "
+        "-0.30 points |",
         "| two_sided + budget | x | 80 | 8.00% | 320 | 89.70% | -0.30 points (-0.50 to -0.10) | "
         "89.00% | 2.00 x | 3.00 x |",
         "| busy | busy |",

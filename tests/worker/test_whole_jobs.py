@@ -14,12 +14,13 @@ from torch import nn
 import rankpress
 from rankpress.errors import EvaluationMismatch, InvalidRequest
 from rankpress.loading import load_compressed
-from rankpress.names import Action, Aware, Reason
+from rankpress.names import Action, Aware, Reason, Sensitivity
 from tests.worker.networks import mlp
 from tests.worker.pipelinekit import Done, run
 
 WIDTHS = (24, 40, 32, 5)
 SAMPLES = 400
+EXAMPLE = Path(__file__).parents[2] / "examples" / "fashion_mnist"
 
 
 @pytest.fixture(scope="module")
@@ -172,17 +173,45 @@ def test_awareness_pays(made: dict[str, Path], tmp_path: Path) -> None:
     assert lost[Aware.TWO_SIDED] < lost[Aware.INPUTS] < lost[Aware.NONE]
 
 
-@pytest.mark.parametrize("aware", [Aware.INPUTS, Aware.TWO_SIDED])
+def test_the_softmax_keeps_more_of_a_classifier(tmp_path: Path) -> None:
+    """Cross entropy of the example model at the same sizes."""
+    lost = {}
+    for sensitivity in Sensitivity:
+        (folder := tmp_path / sensitivity).mkdir()
+        done = run(
+            folder, EXAMPLE / "model.safetensors",
+            files={"validation": EXAMPLE / "validation.safetensors"},
+            evaluation={"validation": "v"}, rule="budget", aware="two_sided",
+            budget=[{"parameters": 0.04}, {"parameters": 0.06}], sensitivity=sensitivity,
+        )  # fmt: skip
+        lost[sensitivity] = [metric(one, "cross_entropy") for one in done]
+    for output, softmax in zip(lost[Sensitivity.OUTPUT], lost[Sensitivity.SOFTMAX], strict=True):
+        assert softmax < 0.98 * output
+
+
+@pytest.mark.parametrize(
+    ("aware", "sensitivity"),
+    [
+        (Aware.INPUTS, None),
+        (Aware.TWO_SIDED, None),
+        (Aware.TWO_SIDED, Sensitivity.OUTPUT),
+        (Aware.TWO_SIDED, Sensitivity.SOFTMAX),
+    ],
+)
 def test_the_callers_statistics_give_what_the_services_do(
-    aware: Aware, made: dict[str, Path], tmp_path: Path
+    aware: Aware, sensitivity: Sensitivity | None, made: dict[str, Path], tmp_path: Path
 ) -> None:
     budget = {"rule": "budget", "budget": {"parameters": 0.5}, "aware": aware}
-    (here,) = job(made, tmp_path, **budget)
+    (here,) = job(made, tmp_path, **budget, sensitivity=sensitivity)
     model = mlp(WIDTHS)
     model.load_state_dict(load_file(made["model"]))
     rows = load_file(made["validation"])["inputs"][::5]
     statistics = rankpress.collect_statistics(
-        model, rows.split(13), tmp_path / "theirs", two_sided=aware is Aware.TWO_SIDED
+        model,
+        rows.split(13),
+        tmp_path / "theirs",
+        two_sided=aware is Aware.TWO_SIDED,
+        sensitivity=sensitivity or Sensitivity.OUTPUT,
     )
     (folder := tmp_path / "b").mkdir()
     (theirs,) = job(made, folder, files={"statistics": statistics}, statistics="s", **budget)
@@ -307,6 +336,19 @@ def test_what_cannot_be_calibrated(made: dict[str, Path], tmp_path: Path) -> Non
             made, folder, files={"calibration": tmp_path / "narrow"}, rule="energy", threshold=0.9,
             aware="inputs", evaluation={"validation": "v", "calibration": "c"},
         )  # fmt: skip
+
+
+def test_a_softmax_needs_two_classes(made: dict[str, Path], tmp_path: Path) -> None:
+    save_file({k: v.detach() for k, v in mlp((24, 40, 32, 1)).state_dict().items()}, tmp_path / "m")
+    data = load_file(made["validation"])
+    save_file({**data, "targets": data["targets"].float()}, tmp_path / "v")
+    with pytest.raises(InvalidRequest, match=r"two classes .* \['samples', 1\]") as error:
+        job(
+            {"model": tmp_path / "m", "validation": tmp_path / "v"}, tmp_path, rule="energy",
+            threshold=0.9, aware="two_sided", sensitivity="softmax",
+            evaluation={"validation": "v", "task": "regression"},
+        )  # fmt: skip
+    assert error.value.errors[0].pointer == "/sensitivity"
 
 
 def test_statistics_of_another_kind(made: dict[str, Path], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from rankpress.errors import EvaluationMismatch
 from rankpress.loading.gathering import NoStatistics, gather
 from rankpress.loading.statistics import padding_mask, write_statistics
+from rankpress.names import Sensitivity
 from worker.aware.watchable import watchable
 from worker.evaluation.architecture import Architecture
 from worker.evaluation.weights import Weights
@@ -26,6 +27,7 @@ def calibrate(
     *,
     names: frozenset[str],
     two_sided: bool,
+    sensitivity: Sensitivity,
     device: torch.device,
     seed: int = 0,
 ) -> int:
@@ -54,6 +56,7 @@ def calibrate(
             wanted,
             found.run,
             two_sided=two_sided,
+            sensitivity=sensitivity,
             seed=seed,
             mask_of=padding_mask,
         )

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, TypeAdapter
 
 from rankpress import formats
-from rankpress.names import FileFormat, Kind
+from rankpress.names import FileFormat, Kind, Sensitivity
 from rankpress.schemas.base import Frozen
 from rankpress.schemas.problem import Problem
 from rankpress.schemas.report import EvaluationReport, LayerReport, PathPoint, Versions
@@ -162,6 +162,7 @@ class ReadResult(Frozen):
     protected_output: str | None
     protected_output_assumed: bool
     weights_path: str | None
+    sensitivity: Sensitivity | None
     notes: tuple[str, ...]
     versions: Versions
     fan_out: bool = False

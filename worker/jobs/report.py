@@ -108,6 +108,7 @@ def _compose(
         threshold=request.threshold_of(result),
         budget=request.budget_of(result),
         aware=request.aware,
+        sensitivity=read.sensitivity,
         result=result,
         path=path,
         not_reached=request.rule is Rule.AUTO and not any(point.accepted for point in path),

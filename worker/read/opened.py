@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from rankpress.errors import InvalidRequest
-from rankpress.names import Aware, FileFormat
+from rankpress.names import Aware, FileFormat, Sensitivity
 from rankpress.schemas.request import NOT_AWARE
 from worker.aware.statistics import Statistics, check_names
 from worker.aware.watchable import weights_known
@@ -38,6 +38,18 @@ class Opened:
         path, aware = self.inputs.statistics, self.inputs.request.aware
         return None if path is None or aware is Aware.NONE else Statistics(path, aware)
 
+    @property
+    def sensitivity(self) -> Sensitivity | None:
+        """What an error of a layer is measured by; None unless factors are two-sided."""
+        request = self.inputs.request
+        if request.aware is not Aware.TWO_SIDED:
+            return None
+        if request.statistics is None:
+            return request.sensitivity or Sensitivity.OUTPUT
+        statistics = self.statistics()
+        assert statistics is not None
+        return statistics.info.sensitivity
+
     def check_statistics(self) -> None:
         """The caller's own, against the tensors. Raises InvalidRequest."""
         if self.inputs.request.statistics is None:
@@ -64,9 +76,14 @@ class Opened:
             case Aware.INPUTS:
                 matrix = "W L, with L L^T the covariance of the layer's inputs"
             case Aware.TWO_SIDED:
+                moment = {
+                    Sensitivity.OUTPUT: "J^T J",
+                    Sensitivity.SOFTMAX: "J^T (diag(p) - p p^T) J, p the softmax of the output at "
+                    "temperature 2",
+                }[self.sensitivity or Sensitivity.OUTPUT]
                 matrix = (
                     "g^T W L, with L L^T the covariance of the layer's inputs and g g^T the mean "
-                    "of J^T J, J the Jacobian of the model's output by the layer's"
+                    f"of {moment}, and J the Jacobian of the model's output by the layer's"
                 )
             case _:
                 return ()
@@ -136,4 +153,11 @@ def _known(
         return statistics.known, statistics.corrected
     if evaluation is None:
         raise InvalidRequest.at("/aware", "needs samples; send `evaluation`, or `statistics`")
+    output = evaluation.architecture.output
+    if request.sensitivity is Sensitivity.SOFTMAX and output.shape[-1:] in ((), (1,)):
+        raise InvalidRequest.at(
+            "/sensitivity",
+            f"softmax needs logits of two classes at least, but the model's {output.name!r} has "
+            f"the shape {['samples', *output.shape]}; leave it out",
+        )
     return weights_known(evaluation.architecture, tensors)

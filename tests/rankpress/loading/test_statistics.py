@@ -15,6 +15,7 @@ from torch import nn
 import rankpress
 from rankpress.loading.gathering import NoStatistics
 from rankpress.loading.moments import Moments
+from rankpress.names import Sensitivity
 from rankpress.schemas.statistics import METADATA_KEY, StatisticsInfo
 
 
@@ -78,6 +79,45 @@ def test_exact_jacobian(tmp_path: Path) -> None:
     # The last layer's output is the model's: its Jacobian is the identity.
     identity = torch.eye(3, dtype=torch.float64)
     torch.testing.assert_close(found["5.weight/sensitivity"], identity)
+
+
+@pytest.mark.parametrize("outputs", [3, 70])
+def test_sensitivity_of_the_softmax(outputs: int, tmp_path: Path) -> None:
+    """The Hessian of KL(softmax(z / 2) || softmax(z' / 2)) by the layer's output, times 4."""
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, outputs)).double()
+    found = collected(
+        tmp_path, model, batches(), two_sided=True, sensitivity="softmax", projections=400
+    )
+    expected = torch.zeros(4, 4, dtype=torch.float64)
+    for x in torch.cat(batches()):
+        hidden = model[0](x).detach()
+        p = (model[1:](hidden) / 2).softmax(dim=0).detach()
+
+        def divergence(y: torch.Tensor, p: torch.Tensor = p) -> torch.Tensor:
+            return torch.sum(p * (p.log() - (model[1:](y) / 2).log_softmax(dim=0)))
+
+        expected += 4 * torch.autograd.functional.hessian(divergence, hidden) / 21
+    error = torch.linalg.norm(found["0.weight/sensitivity"] - expected)
+    assert error < (1e-12 if outputs == 3 else 0.1) * torch.linalg.norm(expected)
+    with safe_open(tmp_path / "s", framework="pt") as file:
+        info = StatisticsInfo.model_validate_json(file.metadata()[METADATA_KEY])
+    assert (info.sensitivity, info.exact) == (Sensitivity.SOFTMAX, outputs == 3)
+
+
+def test_an_error_of_all_logits_alike_counts_nothing(tmp_path: Path) -> None:
+    found = collected(tmp_path, small(), batches(), two_sided=True, sensitivity="softmax")
+    H = found["5.weight/sensitivity"]  # of the last layer, whose output the logits are
+    torch.testing.assert_close(H @ torch.ones(3).double(), torch.zeros(3).double(), atol=1e-15,
+                               rtol=0)  # fmt: skip
+    assert float(H.trace()) > 0.1
+
+
+def test_a_softmax_has_two_sides_and_a_known_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="two_sided=True"):
+        rankpress.collect_statistics(small(), batches(), tmp_path / "s", sensitivity="softmax")
+    with pytest.raises(ValueError, match="'sigmoid' is not a valid Sensitivity"):
+        collected(tmp_path, small(), batches(), two_sided=True, sensitivity="sigmoid")
 
 
 def test_random_projections_estimate_the_jacobian(tmp_path: Path) -> None:
@@ -177,6 +217,8 @@ def test_which_layers(tmp_path: Path) -> None:
         (small(), [torch.full((2, 6), float("inf"), dtype=torch.float64)], {}, "not finite"),
         (nn.Linear(2, 2), [torch.ones(2, 2)], {"two_sided": True, "output": torch.ones_like},
          "does not depend"),
+        (nn.Linear(2, 1), [torch.ones(2, 2)], {"two_sided": True, "sensitivity": "softmax"},
+         "two classes"),
     ],
 )  # fmt: skip
 def test_what_gives_none(
