@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from rankpress.names import Action, Aware, Sensitivity
+from rankpress.names import Action
 from rankpress.schemas.manifest import Manifest
 from rankpress.service.store import sha256_of
 from worker.aware.calibration import calibrate
@@ -95,8 +95,7 @@ class Pipeline:
             opened.calibration_batches(),
             command.inputs.statistics,
             names=frozenset(p.name for p in opened.plan.tensors if p.is_candidate),
-            two_sided=command.inputs.request.aware is Aware.TWO_SIDED,
-            sensitivity=opened.sensitivity or Sensitivity.OUTPUT,
+            sensitivity=opened.sensitivity,
             device=device_for(command.inputs.limits),
         )
         return CalibrateResult(samples=samples, seconds=time.perf_counter() - started)

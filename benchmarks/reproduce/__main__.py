@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--rules", nargs="+", help="parts of rules' names; others are not run")
     parser.add_argument("--busy", action="store_true", help="take no latencies: others work here")
     parser.add_argument("--missing", action="store_true", help="only rules that have no row yet")
+    parser.add_argument("--retime", action="store_true", help="only latencies that are not there")
     parser.add_argument("--page", action="store_true", help="measure nothing")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results.md")
     options = parser.parse_args()
@@ -49,12 +50,16 @@ def _measure(compressor: Compressor, options: argparse.Namespace, rules: list[st
         data = load(name)
         for part, seed in itertools.product(options.parts, options.seeds):
             if part == "anchor":
-                if name == "mnist":
+                if name == "mnist" and not options.retime:
                     kept(f"anchor/mnist/{seed}", anchor.run(compressor, data, seed))
             elif part == "mlp" or name == "fashion_mnist":
+                network = subject(compressor, data, part, seed)
+                if options.retime:
+                    running.retime(compressor, network)
+                    continue
                 running.run(
                     compressor,
-                    subject(compressor, data, part, seed),
+                    network,
                     rules,
                     latency=not options.busy,
                     again=not options.missing,

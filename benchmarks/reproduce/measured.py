@@ -40,11 +40,10 @@ def kept_rows(
     _changed(key, change, path)
 
 
-def rules_of(key: str, setup: dict[str, Any], path: Path = RESULTS) -> frozenset[str]:
-    """The rules that have a row of this setup."""
+def rows_of(key: str, setup: dict[str, Any], path: Path = RESULTS) -> list[dict[str, Any]]:
+    """The rows that there are of this setup."""
     before = found(path).get(key)
-    same = before is not None and before["setup"] == setup
-    return frozenset(row["rule"] for row in before["rows"]) if same else frozenset()
+    return before["rows"] if before is not None and before["setup"] == setup else []
 
 
 def _changed(key: str, change: Callable[[Any], Any], path: Path) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.reproduce.measured import kept_rows, rules_of
+from benchmarks.reproduce.measured import kept_rows, rows_of
 from benchmarks.reproduce.rules import (
     AUTO,
     BOUND,
@@ -25,6 +25,7 @@ from rankpress.schemas.report import FrontierPoint, RankReport
 PROMISED = {"mnist/mlp": 0.05, "fashion_mnist/mlp": 0.08}
 HELD = ("two_sided + budget", "two_sided, softmax + budget")
 AT_ONCE = 12  # each job decomposes anew
+QUIET = 1.2  # load average for each core, the measurement's own work included
 
 
 def run(
@@ -40,7 +41,7 @@ def run(
     print(subject.key, flush=True)
     by_name = {candidate.name: candidate for candidate in CANDIDATES}
     for rule in rules:
-        if not again and rule in rules_of(subject.key, subject.setup):
+        if not again and rule in {row["rule"] for row in rows_of(subject.key, subject.setup)}:
             continue
         if rule == AUTO:
             row = _auto(compressor, subject, latency)
@@ -95,12 +96,41 @@ def _auto(compressor: Compressor, subject: Subject, latency: bool) -> dict[str, 
     row: dict[str, Any] = {"rule": AUTO, "chosen": not searched.not_reached}
     if not searched.not_reached:
         share = [point for point in searched.path if point.accepted][-1].share
-        budget = {"rule": "budget", "budget": {"parameters": min(share + 1e-9, 1.0)}}
-        request = subject.scored_on("test", {**budget, **SOFTMAX}, latency=latency)
+        request = subject.scored_on("test", _at_share(share), latency=latency)
         row |= _tested(compressor.report(subject.model, request))
         row["setting"] = f"max_drop {BOUND}"
         row["tried"] = len(searched.path)
     return row | {"seconds": time.perf_counter() - started}
+
+
+def retime(compressor: Compressor, subject: Subject) -> None:
+    """Takes the latencies of the rows anew that were taken while others worked, or not at all; of
+    the models that were chosen then."""
+    for row in rows_of(subject.key, subject.setup):
+        if not row["chosen"] or (row["latency"] and row["load"] <= QUIET):
+            continue
+        request = subject.scored_on("test", _fields_of(row), latency=True)
+        timed = _tested(compressor.report(subject.model, request))
+        if timed["parameters_after"] != row["parameters_after"]:
+            raise RuntimeError(f"{subject.key}, {row['rule']}: another model than the row is of")
+        print(f"  {row['rule']}: load {timed['load']:.1f}", flush=True)
+        times = {key: timed[key] for key in ("latency", "load")}
+        kept_rows(subject.key, [row | times], subject.setup)
+
+
+def _fields_of(row: dict[str, Any]) -> dict[str, Any]:
+    """The request's fields of the model that a row is of."""
+    if row["rule"] == AUTO:
+        return _at_share(row["share"])
+    (candidate,) = (one for one in CANDIDATES if one.name == row["rule"])
+    for i in range(len(candidate.settings) or 1):
+        if _setting(candidate.at(i), candidate.setting) == row["setting"]:
+            return candidate.at(i)
+    raise RuntimeError(f"{row['rule']} has no setting {row['setting']!r} any more")
+
+
+def _at_share(share: float) -> dict[str, Any]:
+    return {"rule": "budget", "budget": {"parameters": min(share + 1e-9, 1.0)}, **SOFTMAX}
 
 
 def _only(report: RankReport) -> FrontierPoint:

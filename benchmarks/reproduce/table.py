@@ -6,11 +6,10 @@ from typing import Any
 
 from benchmarks.reproduce.data import CALIBRATION, VALIDATION
 from benchmarks.reproduce.rules import BOUND, NAMES
-from benchmarks.reproduce.running import HELD, PROMISED
+from benchmarks.reproduce.running import HELD, PROMISED, QUIET
 from benchmarks.reproduce.sections import TITLES, missing_sections, sections
 
 PAPER = "entropy, output dense"
-QUIET = 1.2  # load average for each core, the measurement's own work included
 NETWORKS = {
     "mlp": "MLP 784-1024-1024-512-10, 2.4 M weights",
     "vgg": "VGG-style net, five convolutions and two matrices, 0.2 M weights",

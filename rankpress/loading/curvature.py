@@ -25,3 +25,11 @@ def rooted(v: torch.Tensor, output: torch.Tensor, sensitivity: Sensitivity) -> t
     p = torch.softmax(output / TEMPERATURE, dim=-1)
     scaled = p.sqrt() * v
     return scaled - p * scaled.sum(dim=-1, keepdim=True)
+
+
+def energy(change: torch.Tensor, output: torch.Tensor, sensitivity: Sensitivity) -> torch.Tensor:
+    """d^T H d of a change d of the output, both [..., C]; the sum over all else."""
+    if sensitivity is Sensitivity.OUTPUT:
+        return change.square().sum()
+    p = torch.softmax(output / TEMPERATURE, dim=-1)
+    return ((p * change.square()).sum(dim=-1) - (p * change).sum(dim=-1).square()).sum()

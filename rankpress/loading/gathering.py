@@ -10,16 +10,9 @@ import torch
 from torch import nn
 
 from rankpress.loading.curvature import rooted
-from rankpress.loading.moments import Counts
 from rankpress.loading.watching import Watch
 from rankpress.names import Sensitivity
-from rankpress.schemas.statistics import (
-    COVARIANCE,
-    FREQUENCIES,
-    MEAN,
-    SENSITIVITY,
-    StatisticsInfo,
-)
+from rankpress.schemas.statistics import SENSITIVITY, StatisticsInfo
 
 EXACT_OUTPUTS = 64  # up to here one backward pass for each; beyond, random projections
 
@@ -72,18 +65,11 @@ def gather(
         if watch.inputs.count == 0 or (two_sided and watch.gradients.sum_MM is None):
             continue  # the output does not come through it
         vectors[key] = watch.inputs.count
-        if isinstance(watch.inputs, Counts):
-            tensors[f"{key}/{FREQUENCIES}"] = watch.inputs.frequencies
-        else:
-            tensors[f"{key}/{MEAN}"] = watch.inputs.mean
-            tensors[f"{key}/{COVARIANCE}"] = watch.inputs.covariance
+        tensors |= watch.inputs.tensors(key)
         if two_sided and watch.gradients.sum_MM is not None:
             passes = 1 if exact else projections
             tensors[f"{key}/{SENSITIVITY}"] = watch.gradients.sum_MM / (samples * passes)
-    if not vectors:
-        raise NoStatistics("no layer was used by the samples")
-    if broken := [key for key, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
-        raise NoStatistics(f"{broken[0]} is not finite")
+    check(tensors)
     info = StatisticsInfo(
         samples=samples,
         two_sided=two_sided,
@@ -92,6 +78,14 @@ def gather(
         vectors=vectors,
     )
     return tensors, info
+
+
+def check(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raises NoStatistics for none, or for what is not finite."""
+    if not tensors:
+        raise NoStatistics("no layer was used by the samples")
+    if broken := [key for key, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
+        raise NoStatistics(f"{broken[0]} is not finite")
 
 
 def _backward(

@@ -9,7 +9,7 @@ from rankpress.schemas.base import Strict
 
 UploadId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
 # Architectures that the service itself runs with their layers in reach.
-CALIBRATED_HERE = (ArchitectureKind.MLP, ArchitectureKind.FACTORY)
+REFITTED_HERE = (ArchitectureKind.MLP, ArchitectureKind.FACTORY)
 # Architectures that are an upload: an ONNX model is the job's own.
 _WITH_AN_UPLOAD = (ArchitectureKind.TEMPLATE, ArchitectureKind.ONNX)
 

@@ -13,7 +13,7 @@ from rankpress.names import (
     Sensitivity,
     Task,
 )
-from rankpress.schemas.architecture import CALIBRATED_HERE, Architecture, UploadId
+from rankpress.schemas.architecture import REFITTED_HERE, Architecture, UploadId
 from rankpress.schemas.base import Strict
 
 # A JSON number, not a string that looks like one ("1_0"), not a boolean.
@@ -187,11 +187,6 @@ class JobRequest(Strict):
                 "aware: needs the layers' inputs; send `evaluation` with samples, or `statistics` "
                 "made by rankpress.collect_statistics"
             )
-        if self.evaluation.architecture.kind not in CALIBRATED_HERE:
-            raise ValueError(
-                "aware: an architecture of this kind gives no statistics here; send `statistics` "
-                "made by rankpress.collect_statistics"
-            )
         return self
 
     @model_validator(mode="after")
@@ -217,6 +212,9 @@ class JobRequest(Strict):
             raise ValueError(
                 "refit: needs samples on the service, and statistics hold none; leave out one"
             )
+        kind = self.evaluation.architecture.kind if self.evaluation is not None else None
+        if kind is not None and kind not in REFITTED_HERE:
+            raise ValueError(f"refit: not with an architecture of the kind {kind}; leave it out")
         if self.rule is Rule.AUTO:
             raise ValueError(
                 "refit: not with the rule auto, whose bound is on the models that it tried, and "

@@ -61,8 +61,8 @@ def test_rows_of_other_rules_stay_while_the_setup_is_the_same(tmp_path: Path) ->
     measured.kept_rows("net", [{"rule": "a", "x": 2}], {"net": "1"}, path)
     rows = measured.found(path)["net"]["rows"]
     assert sorted((row["rule"], row["x"]) for row in rows) == [("a", 2), ("b", 1)]
-    assert measured.rules_of("net", {"net": "1"}, path) == {"a", "b"}
-    assert measured.rules_of("net", {"net": "2"}, path) == frozenset()
+    assert measured.rows_of("net", {"net": "1"}, path) == rows
+    assert measured.rows_of("net", {"net": "2"}, path) == []
     measured.kept("other", [1], path)
     measured.kept_rows("net", [{"rule": "b", "x": 3}], {"net": "2"}, path)
     found = measured.found(path)

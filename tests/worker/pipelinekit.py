@@ -46,8 +46,8 @@ def run(
     **fields: Any,
 ) -> list[Done]:
     """The results of a request on `model`. `files` are the paths of its uploads by their field
-    (validation, calibration, statistics), `forms` the folder of kept tridiagonal forms. Every stage
-    but the first runs in a fresh pipeline, as after a crash."""
+    (validation, template, calibration, statistics), `forms` the folder of kept tridiagonal forms.
+    Every stage but the first runs in a fresh pipeline, as after a crash."""
     files = files or {}
     request = JobRequest.model_validate({"model": "m", **fields})
     statistics = files.get("statistics")
@@ -58,6 +58,7 @@ def run(
         models=(model,),
         model_names=(model.name,),
         validation=files.get("validation"),
+        template=files.get("template"),
         calibration=files.get("calibration"),
         statistics=statistics,
         limits=Limits(threads=1, forms=forms, forms_bytes=10**9),

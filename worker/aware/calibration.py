@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -11,7 +11,8 @@ from rankpress.errors import EvaluationMismatch
 from rankpress.loading.gathering import NoStatistics, gather
 from rankpress.loading.statistics import padding_mask, write_statistics
 from rankpress.names import Sensitivity
-from worker.aware.watchable import watchable
+from rankpress.schemas.statistics import StatisticsInfo
+from worker.aware.watchable import in_reach, watchable
 from worker.evaluation.architecture import Architecture
 from worker.evaluation.weights import Weights
 from worker.tensors import Checkpoint
@@ -26,44 +27,28 @@ def calibrate(
     path: Path,
     *,
     names: frozenset[str],
-    two_sided: bool,
-    sensitivity: Sensitivity,
+    sensitivity: Sensitivity | None,
     device: torch.device,
-    seed: int = 0,
 ) -> int:
-    """Writes the statistics of the weights `names` to `path`; returns how many samples were seen.
+    """Writes the statistics of the weights `names` to `path`, with sensitivities unless that is
+    None; returns how many samples were seen.
 
     Raises EvaluationMismatch when no layer is wanted, the samples are too few or the model's
     answers not finite.
     """
-    found = watchable(architecture, dense.tensors, Weights(dense), device)
-    wanted = {key: module for key, module in found.layers.items() if key in names}
-
-    if not wanted:
+    if not names:
         raise EvaluationMismatch(
             "No layer is to be factorised (all are kept dense, protected or too small), so there "
             "is nothing to calibrate; leave `aware` out."
         )
-
-    def moved() -> Iterator[dict[str, torch.Tensor]]:
-        for batch in batches:
-            yield {name: tensor.to(device) for name, tensor in batch.items()}
-
+    gathered = _by_watching if in_reach(architecture) else _by_runs
     try:
-        tensors, info = gather(
-            found.model,
-            moved(),
-            wanted,
-            found.run,
-            two_sided=two_sided,
-            sensitivity=sensitivity,
-            seed=seed,
-            mask_of=padding_mask,
+        tensors, info = gathered(
+            architecture, dense, batches, names=names, sensitivity=sensitivity, device=device
         )
     except NoStatistics as error:
         raise EvaluationMismatch(
-            "The samples give no statistics of the layers: they are too few, or the dense model's "
-            "values on them are not finite."
+            f"The samples give no statistics of the layers: {error}."
         ) from error
     if info.samples < LEAST_SAMPLES:
         raise EvaluationMismatch(
@@ -72,3 +57,47 @@ def calibrate(
         )
     write_statistics(path, tensors, info)
     return info.samples
+
+
+def _by_watching(
+    architecture: Architecture,
+    dense: Checkpoint,
+    batches: Iterable[Mapping[str, torch.Tensor]],
+    *,
+    names: frozenset[str],
+    sensitivity: Sensitivity | None,
+    device: torch.device,
+) -> tuple[dict[str, torch.Tensor], StatisticsInfo]:
+    found = watchable(architecture, dense.tensors, Weights(dense), device)
+    return gather(
+        found.model,
+        ({name: tensor.to(device) for name, tensor in batch.items()} for batch in batches),
+        {key: module for key, module in found.layers.items() if key in names},
+        found.run,
+        two_sided=sensitivity is not None,
+        sensitivity=sensitivity or Sensitivity.OUTPUT,
+        mask_of=padding_mask,
+    )
+
+
+def _by_runs(
+    architecture: Architecture,
+    dense: Checkpoint,
+    batches: Iterable[Mapping[str, torch.Tensor]],
+    *,
+    names: frozenset[str],
+    sensitivity: Sensitivity | None,
+    device: torch.device,
+) -> tuple[dict[str, torch.Tensor], StatisticsInfo]:
+    from worker.aware.graph import gather_by_runs
+    from worker.evaluation.template import TemplateArchitecture
+
+    assert isinstance(architecture, TemplateArchitecture)
+    return gather_by_runs(
+        architecture,
+        Weights(dense),
+        batches,
+        names=names,
+        sensitivity=sensitivity,
+        device=device,
+    )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from rankpress.errors import EvaluationMismatch
 from rankpress.loading.gathering import Runner
 from rankpress.loading.names import NameMap
 from rankpress.loading.watching import is_watched
@@ -35,7 +34,7 @@ def watchable(
     weights: Weights,
     device: torch.device,
 ) -> Watchable:
-    """Raises EvaluationMismatch for an architecture that gives outputs alone."""
+    """Of an architecture that is in reach."""
     if isinstance(architecture, MlpArchitecture):
         network = build_network(architecture.chain, weights, device)
         linears = [module for module in network if isinstance(module, nn.Linear)]
@@ -50,21 +49,25 @@ def watchable(
             layer.weight: module for layer, module in zip(chain, linears, strict=True)
         }
         return Watchable(model=network, layers=layers, run=run_chain)
-    if isinstance(architecture, FactoryArchitecture):
-        model, positional = architecture.load(weights, device), architecture.positional
+    assert isinstance(architecture, FactoryArchitecture)
+    model, positional = architecture.load(weights, device), architecture.positional
 
-        def run_model(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-            return call(model, batch, positional=positional)
+    def run_model(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return call(model, batch, positional=positional)
 
-        return Watchable(model=model, layers=layers_of(model, tensors), run=run_model)
-    raise EvaluationMismatch(_SEND_STATISTICS.format(architecture.words))
+    return Watchable(model=model, layers=layers_of(model, tensors), run=run_model)
+
+
+def in_reach(architecture: Architecture) -> bool:
+    """Whether `watchable` gives its layers; else it is a graph, which gives values alone."""
+    return isinstance(architecture, MlpArchitecture | FactoryArchitecture)
 
 
 def weights_known(
     architecture: Architecture, tensors: Sequence[StoredTensor]
 ) -> tuple[frozenset[str], frozenset[str]]:
-    """Weights that `watchable` will watch, and those whose inputs have a mean; without memory for
-    their values. Raises EvaluationMismatch as `watchable` does."""
+    """Weights that will be watched, and those whose inputs have a mean; without memory for their
+    values."""
     if isinstance(architecture, MlpArchitecture):
         weights = frozenset(layer.weight for layer in architecture.chain.layers)
         return weights, weights
@@ -72,9 +75,15 @@ def weights_known(
         with torch.device("meta"):
             model = make_model(architecture.name, architecture.arguments)
         layers = layers_of(model, tensors)
-        indexed = {key for key, module in layers.items() if isinstance(module, nn.Embedding)}
-        return frozenset(layers), frozenset(layers) - indexed
-    raise EvaluationMismatch(_SEND_STATISTICS.format(architecture.words))
+    else:
+        from worker.evaluation.template import TemplateArchitecture
+        from worker.evaluation.template.places import places_of
+
+        assert isinstance(architecture, TemplateArchitecture)
+        places = places_of(architecture.model, architecture.binding)
+        layers = {key: place.module for key, place in places.items()}
+    indexed = {key for key, module in layers.items() if isinstance(module, nn.Embedding)}
+    return frozenset(layers), frozenset(layers) - indexed
 
 
 def layers_of(model: nn.Module, tensors: Sequence[StoredTensor]) -> dict[str, nn.Module]:
@@ -99,9 +108,3 @@ def layers_of(model: nn.Module, tensors: Sequence[StoredTensor]) -> dict[str, nn
         if len(users[id(parameters[key])]) == 1:
             found[tensor.name] = modules[key]
     return found
-
-
-_SEND_STATISTICS = (
-    "The architecture ({}) gives no statistics of its layers here; send `statistics` made by "
-    "rankpress.collect_statistics."
-)

@@ -1,0 +1,206 @@
+"""Statistics of a graph's layers, by forward passes alone: there is no backward pass.
+
+What goes into a layer is an output more that the graph is asked for. How strongly the model's
+output depends on a layer is measured by forward differences: with noise s R, R ~ N(0, I), added to
+what comes out of the layer, the mean of d^T H d / s^2 is the trace of J^T H J, d being the change
+of the model's output. The file gets that over M, times the identity: it tells how layers compare,
+which is what a budget is spent by, and nothing of the directions within one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import torch
+from onnx import ModelProto, helper
+from torch import nn
+from torch.nn import functional
+
+from rankpress.loading.curvature import energy
+from rankpress.loading.gathering import NoStatistics, check
+from rankpress.loading.statistics import padding_mask
+from rankpress.loading.watching import Inputs
+from rankpress.names import Sensitivity
+from rankpress.schemas.statistics import SENSITIVITY, StatisticsInfo
+from worker.evaluation.template import TemplateArchitecture
+from worker.evaluation.template.arrays import input_arrays, weight_arrays
+from worker.evaluation.template.parse import graph_inputs
+from worker.evaluation.template.places import Place, places_of
+from worker.evaluation.template.replace import Site
+from worker.evaluation.template.session import Array, Session
+from worker.evaluation.template.split import SplitGraph, names_of
+from worker.evaluation.weights import Weights
+
+PIECE = 32  # samples of a run: every layer's input is in memory at once
+NOISE = 1e-2  # of the root mean square of what comes out of the layer
+
+Batch = Mapping[str, torch.Tensor]
+
+
+def gather_by_runs(
+    architecture: TemplateArchitecture,
+    weights: Weights,
+    batches: Iterable[Batch],
+    *,
+    names: frozenset[str],
+    sensitivity: Sensitivity | None,
+    device: torch.device,
+    seed: int = 0,
+) -> tuple[dict[str, torch.Tensor], StatisticsInfo]:
+    """The statistics of the weights `names`; without sensitivities where that is None. One run for
+    the inputs of all layers, and one more for each layer's sensitivity. Raises NoStatistics."""
+    found = places_of(architecture.model, architecture.binding)
+    places = {name: place for name, place in found.items() if name in names}
+    graph = _Graph(architecture, places, weights, device)
+    generator = torch.Generator().manual_seed(seed)
+    inputs = {name: Inputs(place.module) for name, place in places.items()}
+    traces = dict.fromkeys(places, 0.0)
+    samples = 0
+    for piece in _pieces(batches, architecture.batch_size):
+        mask = padding_mask(piece)
+        output, x, y = graph.run(piece)
+        samples += output.shape[0]
+        for name, place in places.items():
+            inputs[name].add(_as_the_module_takes_it(place, x[name]), mask)
+            if sensitivity is None:
+                continue
+            size = NOISE * float(y[name].double().square().mean().sqrt()) or NOISE
+            noise = size * torch.randn(y[name].shape, generator=generator, dtype=y[name].dtype)
+            change = graph.run(piece, {name: noise})[0].double() - output.double()
+            traces[name] += float(energy(change, output.double(), sensitivity)) / size**2
+    tensors: dict[str, torch.Tensor] = {}
+    for name, seen in inputs.items():
+        if seen.count == 0:
+            continue
+        tensors |= seen.tensors(name)
+        if sensitivity is not None:
+            width = _width(places[name].module)
+            tensors[f"{name}/{SENSITIVITY}"] = (
+                torch.eye(width, dtype=torch.float64) * traces[name] / (width * samples)
+            )
+    check(tensors)
+    return tensors, StatisticsInfo(
+        samples=samples,
+        two_sided=sensitivity is not None,
+        sensitivity=sensitivity or Sensitivity.OUTPUT,
+        exact=None if sensitivity is None else False,
+        vectors={name: seen.count for name, seen in inputs.items() if seen.count},
+    )
+
+
+class _Graph:
+    """The template with its layers' inputs and outputs in reach, and noise for the latter."""
+
+    def __init__(
+        self,
+        architecture: TemplateArchitecture,
+        places: Mapping[str, Place],
+        weights: Weights,
+        device: torch.device,
+    ) -> None:
+        if not places:
+            raise NoStatistics("the template applies no weight as a layer that can be watched")
+        self._architecture, self._places = architecture, places
+        model, self._noise = _with_noise(architecture.model, places, _types(architecture, places))
+        values = {value for place in places.values() for value in (place.x, place.y)}
+        given = {value.name for value in graph_inputs(model)}
+        self._asked = [architecture.output.name, *sorted(values - given)]
+        self._asked = list(dict.fromkeys(self._asked))
+        del model.graph.output[:]
+        model.graph.output.extend(helper.make_empty_tensor_value_info(n) for n in self._asked)
+        whole = SplitGraph(model=model, split=(), whole=())
+        arrays = weight_arrays(whole, architecture.binding, weights)
+        self._session = Session(model, arrays, device)
+        self._silence = {
+            name: np.zeros((), helper.tensor_dtype_to_np_dtype(kind))
+            for name, kind in _types(architecture, places).items()
+        }
+
+    def run(
+        self, piece: Batch, noise: Mapping[str, torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """The model's output, and what goes into and comes out of each layer. With noise the output
+        alone is worth anything."""
+        rows = next(iter(piece.values())).shape[0]
+        feeds = input_arrays(self._architecture.model, piece, self._architecture.batch_size)
+        held = feeds | self._noises(noise or {})
+        asked = self._asked[:1] if noise else self._asked
+        found = feeds | dict(zip(asked, self._session.run(asked, held), strict=True))
+        if noise:
+            return self._rows(found[asked[0]], rows), {}, {}
+        return (
+            self._rows(found[asked[0]], rows),
+            {name: self._rows(found[place.x], rows) for name, place in self._places.items()},
+            {name: torch.from_numpy(found[place.y]) for name, place in self._places.items()},
+        )
+
+    def _noises(self, noise: Mapping[str, torch.Tensor]) -> dict[str, Array]:
+        return {
+            self._noise[name]: noise[name].numpy() if name in noise else self._silence[name]
+            for name in self._places
+        }
+
+    def _rows(self, array: Array, rows: int) -> torch.Tensor:
+        """Without what padded a batch up to the only size that the graph takes."""
+        fixed = self._architecture.batch_size
+        if fixed is None or fixed == rows:
+            return torch.from_numpy(array)
+        if array.ndim == 0 or array.shape[0] % fixed:
+            raise NoStatistics("the first axis of a layer's input is not the batch")
+        return torch.from_numpy(array[: rows * (array.shape[0] // fixed)])
+
+
+def _types(architecture: TemplateArchitecture, places: Mapping[str, Place]) -> dict[str, int]:
+    """ONNX's type of each layer's weight, and so of what comes out of it."""
+    types = {tensor.name: tensor.data_type for tensor in architecture.model.graph.initializer}
+    names = architecture.binding.names.items()
+    return {stored: types[name] for name, stored in names if stored in places}
+
+
+def _with_noise(
+    model: ModelProto, places: Mapping[str, Place], types: Mapping[str, int]
+) -> tuple[ModelProto, dict[str, str]]:
+    """An input of any shape added to what comes out of each layer; and its name, by layer."""
+    site = Site(uses={}, outputs=frozenset(), factors={}, taken=names_of(model))
+    layer_of = {place.y: name for name, place in places.items()}
+    noises: dict[str, str] = {}
+    noisy = ModelProto()
+    noisy.CopyFrom(model)
+    del noisy.graph.node[:]
+    for node in model.graph.node:
+        name = layer_of.get(node.output[0])
+        if name is None:
+            noisy.graph.node.append(node)
+            continue
+        raw, noise = site.fresh(node.output[0] + "/raw"), site.fresh(node.output[0] + "/noise")
+        first = noisy.graph.node.add()
+        first.CopyFrom(node)
+        first.output[0] = raw
+        noisy.graph.node.append(helper.make_node("Add", [raw, noise], [node.output[0]]))
+        noisy.graph.input.append(helper.make_tensor_value_info(noise, types[name], None))
+        noises[name] = noise
+    return noisy, noises
+
+
+def _pieces(batches: Iterable[Batch], fixed: int | None) -> Iterator[Batch]:
+    for batch in batches:
+        rows = next(iter(batch.values())).shape[0]
+        step = PIECE if fixed is None else rows
+        for start in range(0, rows, step):
+            yield {name: tensor[start : start + step] for name, tensor in batch.items()}
+
+
+def _as_the_module_takes_it(place: Place, x: torch.Tensor) -> torch.Tensor:
+    if isinstance(place.module, nn.Embedding):
+        return x % place.module.num_embeddings  # a graph may count from the end
+    return functional.pad(x, place.margins) if any(place.margins) else x
+
+
+def _width(module: nn.Module) -> int:
+    """How many numbers come out of it for each vector."""
+    if isinstance(module, nn.Embedding):
+        return module.embedding_dim
+    weight = module.weight
+    assert isinstance(weight, torch.Tensor)
+    return weight.shape[0]
