@@ -20,6 +20,7 @@ from benchmarks.reproduce.asked import mlps
 from benchmarks.reproduce.data import DataSet, write_uploads
 from benchmarks.reproduce.measured import kept
 from benchmarks.reproduce.rules import BOUND
+from rankpress.names import Sensitivity
 from rankpress.schemas.report import Metric
 from rankpress.schemas.request import JobRequest
 from worker.child.messages import Allocate, Calibrate, Factorise, JobInputs, Limits, Read, joined
@@ -37,17 +38,18 @@ SEARCH = 5_000  # samples of each search
 
 def main() -> None:
     for data, seed, path in mlps(__doc__):
-        row = repeated(data, path)
-        kept(f"promise/{data.name}/{seed}", row)
-        print(data.name, seed, row, flush=True)
+        for sensitivity in Sensitivity:
+            row = repeated(data, path, sensitivity)
+            kept(f"promise/{data.name}/{seed}/{sensitivity}", row)
+            print(data.name, seed, sensitivity, row, flush=True)
 
 
-def repeated(data: DataSet, model: Path) -> dict[str, Any]:
+def repeated(data: DataSet, model: Path, sensitivity: Sensitivity) -> dict[str, Any]:
     """How often the model found loses no more than BOUND on the images held out, by count."""
     images = torch.cat([data.validation.images, data.test.images])
     labels = torch.cat([data.validation.labels, data.test.labels])
     with tempfile.TemporaryDirectory() as folder:
-        path, right, dense = _answers(data, model, images, labels, Path(folder))
+        path, right, dense = _answers(data, model, images, labels, Path(folder), sensitivity)
     held_to, drops, shares = 0, [], []
     for repetition in range(REPETITIONS):
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(repetition))
@@ -96,7 +98,12 @@ def _scorer(
 
 
 def _answers(
-    data: DataSet, model: Path, images: torch.Tensor, labels: torch.Tensor, folder: Path
+    data: DataSet,
+    model: Path,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    folder: Path,
+    sensitivity: Sensitivity,
 ) -> tuple[list[Ranked], dict[int, torch.Tensor], torch.Tensor]:
     """The path of candidates, and for each (by its cost) and the dense model which of the images
     it gets right."""
@@ -107,6 +114,7 @@ def _answers(
                 "model": "m",
                 "rule": "auto",
                 "aware": "two_sided",
+                "sensitivity": sensitivity,
                 "evaluation": {
                     "validation": "v",
                     "calibration": "c",

@@ -45,9 +45,9 @@ PROMISE = """
 (`two_sided`, `max_drop` half a point of accuracy); kept means that the model found loses no more
 than that on the other 15,000.
 
-| network | kept, of 100 | found a smaller model | largest loss on images not seen | median \
-share of the weights |
-|---|---|---|---|---|
+| network | sensitivity | kept, of 100 | found a smaller model | largest loss on images not seen \
+| median share of the weights |
+|---|---|---|---|---|---|
 """
 
 
@@ -133,8 +133,8 @@ def _minilm(row: dict[str, Any]) -> str:
 
 
 def _searches(key: str, row: dict[str, Any]) -> str:
-    _, name, seed = key.split("/")
+    _, name, seed, sensitivity = key.split("/")
     return (
-        f"| {TITLES[name]}, seed {seed} | {row['kept']} | {row['found']} | "
+        f"| {TITLES[name]}, seed {seed} | {sensitivity} | {row['kept']} | {row['found']} | "
         f"{100 * row['largest_drop']:.2f} points | {row['median_share']:.2%} |\n"
     )

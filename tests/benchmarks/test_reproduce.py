@@ -113,7 +113,7 @@ def test_every_section_has_its_rows() -> None:
             "learned/mnist/0": {
                 "rows": [learned | {"gates": by_gates, "thresholds": by_thresholds}]
             },
-            "promise/mnist/0": search,
+            "promise/mnist/0/softmax": search,
         }
     )
     for line in (
@@ -131,7 +131,7 @@ def test_every_section_has_its_rows() -> None:
         "88.00% (+0.10 to +0.40) |",
         "- plain SVD, learned gates: surely better in 1 of 1, surely worse in 0; "
         "+1.00 points on average.",
-        "| MNIST, seed 0 | 99 | 100 | 0.56 points | 4.67% |",
+        "| MNIST, seed 0 | softmax | 99 | 100 | 0.56 points | 4.67% |",
         "- Fashion-MNIST, ResNet of six basic blocks, seed 0: every rule.",
         "- The CNN anchor, seed 0: not run.",
     ):

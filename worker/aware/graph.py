@@ -32,7 +32,7 @@ from worker.evaluation.template.session import Array, Session
 from worker.evaluation.template.split import SplitGraph, names_of
 from worker.evaluation.weights import Weights
 
-PIECE = 32  # samples of a run: every layer's input is in memory at once
+PIECE = 8  # samples of a run: every layer's input is in memory at once
 NOISE = 1e-2  # of the root mean square of what comes out of the layer
 
 Batch = Mapping[str, torch.Tensor]

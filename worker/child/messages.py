@@ -162,7 +162,7 @@ class ReadResult(Frozen):
     protected_output: str | None
     protected_output_assumed: bool
     weights_path: str | None
-    sensitivity: Sensitivity | None
+    sensitivity: Sensitivity | None = None
     notes: tuple[str, ...]
     versions: Versions
     fan_out: bool = False

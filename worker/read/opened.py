@@ -11,7 +11,7 @@ from rankpress.errors import InvalidRequest
 from rankpress.names import Aware, FileFormat, Sensitivity
 from rankpress.schemas.request import NOT_AWARE
 from worker.aware.statistics import Statistics, check_names
-from worker.aware.watchable import weights_known
+from worker.aware.watchable import in_reach, weights_known
 from worker.checkpoint import open_checkpoint
 from worker.child.messages import JobInputs
 from worker.device import threads_for, use_threads
@@ -87,9 +87,24 @@ class Opened:
                 )
             case _:
                 return ()
-        return (
+        notes = [
             f"The factors are of {matrix}; so are the spectra, energy_kept, entropy_kept and "
-            "spectral_error. relative_error is of the weights themselves.",
+            "spectral_error. relative_error is of the weights themselves."
+        ]
+        if self._by_differences:
+            notes.append(
+                "A template has no backward pass: of each layer's g one number was measured, by "
+                "forward differences. rankpress.collect_statistics knows it whole."
+            )
+        return tuple(notes)
+
+    @property
+    def _by_differences(self) -> bool:
+        return (
+            self.inputs.request.aware is Aware.TWO_SIDED
+            and self.inputs.request.statistics is None
+            and self.evaluation is not None
+            and not in_reach(self.evaluation.architecture)
         )
 
 

@@ -96,13 +96,19 @@ def test_a_templates_statistics_are_the_modules(
     )  # fmt: skip
     expected = load_file(tmp_path / "s")
     assert found.keys() == expected.keys()
+    others = [
+        gathered(folder / "model", folder / "template", batches, sensitivity, seed=seed)[0]
+        for seed in range(1, 5 if sensitivity else 1)
+    ]
     for key, tensor in expected.items():
         if not key.endswith("/sensitivity"):
             torch.testing.assert_close(found[key], tensor, rtol=1e-4, atol=1e-5)
             continue
         width = len(tensor)
         assert torch.equal(found[key], torch.eye(width).double() * found[key][0, 0])
-        assert float(found[key].trace()) == pytest.approx(float(tensor.trace()), rel=0.2)
+        # One draw of 90 samples is off by up to a fifth.
+        drawn = sum(float(one[key].trace()) for one in (found, *others)) / (1 + len(others))
+        assert drawn == pytest.approx(float(tensor.trace()), rel=0.15)
     assert (info.samples, info.two_sided) == (SAMPLES, sensitivity is not None)
     assert info.exact is (None if sensitivity is None else False)
     again, _ = gathered(folder / "model", folder / "template", batches, sensitivity)
@@ -173,6 +179,8 @@ def test_a_job_with_a_template_is_calibrated_here(mixed: dict[str, Any], tmp_pat
         )
         assert done.evaluation is not None
         assert any("every fifth" in note for note in done.evaluation.notes) is (aware != "none")
+        by_differences = any("forward differences" in note for note in done.notes)
+        assert by_differences is (aware == "two_sided")
         (loss,) = [m for m in done.evaluation.metrics if m.name == "cross_entropy"]
         lost[aware] = abs(loss.difference or 0.0)
     assert lost["two_sided"] < lost["none"]

@@ -48,9 +48,10 @@ def places_of(model: ModelProto, binding: Binding) -> dict[str, Place]:
 
 def _place(tensor: TensorProto, uses: dict[str, list[NodeProto]]) -> Place | None:
     nodes = [node for node in uses.get(tensor.name, []) if node.op_type != "Shape"]
-    if len(nodes) != 1 or list(nodes[0].input).count(tensor.name) != 1:
+    dims = list(tensor.dims)
+    if len(nodes) != 1 or list(nodes[0].input).count(tensor.name) != 1 or 0 in dims:
         return None
-    (node,), dims = nodes, list(tensor.dims)
+    (node,) = nodes
     second = len(node.input) > 1 and node.input[1] == tensor.name
     if node.op_type == "Conv" and second:
         return _convolution(node, dims)
@@ -80,17 +81,21 @@ def _convolution(node: NodeProto, dims: list[int]) -> Place | None:
         return None
     if text(node, "auto_pad") not in ("", "NOTSET", "VALID"):
         return None
-    ones = [1] * spatial
+    strides, dilations = (
+        integers(node, name) or [1] * spatial for name in ("strides", "dilations")
+    )
+    pads = integers(node, "pads") or [0] * (2 * spatial)  # the beginnings, then the ends
+    if (len(strides), len(dilations), len(pads)) != (spatial, spatial, 2 * spatial):
+        return None
     kind = nn.Conv1d if spatial == 1 else nn.Conv2d
     module = kind(
         dims[1],
         dims[0],
         tuple(dims[2:]),  # type: ignore[arg-type]
-        stride=tuple(integers(node, "strides") or ones),  # type: ignore[arg-type]
-        dilation=tuple(integers(node, "dilations") or ones),  # type: ignore[arg-type]
+        stride=tuple(strides),  # type: ignore[arg-type]
+        dilation=tuple(dilations),  # type: ignore[arg-type]
         device="meta",
     )
-    pads = integers(node, "pads") or [0] * (2 * spatial)  # the beginnings, then the ends
     pairs = [(pads[axis], pads[axis + spatial]) for axis in reversed(range(spatial))]
     return _made(node, node.input[0], module, tuple(side for pair in pairs for side in pair))
 
