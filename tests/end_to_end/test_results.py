@@ -8,13 +8,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import rankpress
 from rankpress import Client
 from rankpress.errors import InvalidRequest
 from rankpress.loading import load_compressed
-from rankpress.names import Aware, Rule, State
+from rankpress.names import ArchitectureKind, Aware, Rule, Sensitivity, State
+from rankpress.schemas.architecture import Architecture
 from rankpress.schemas.report import RankReport
 from rankpress.schemas.request import Budget, Evaluation, JobRequest
 from tests.end_to_end.processes import Service
@@ -73,7 +74,11 @@ def test_the_callers_statistics(
 ) -> None:
     inputs = load_file(example_validation)["inputs"][:500].flatten(1).float()
     statistics = rankpress.collect_statistics(
-        mlp(load_file(example_model)), inputs.split(100), tmp_path / "statistics", two_sided=True
+        mlp(load_file(example_model)),
+        inputs.split(100),
+        tmp_path / "statistics",
+        two_sided=True,
+        sensitivity="softmax",
     )
     with Client(sqlite_service.url) as client:
         uploads = [client.upload(path).id for path in (example_model, statistics)]
@@ -89,11 +94,48 @@ def test_the_callers_statistics(
         report = client.report(job.id)
         out = client.download(job.id, tmp_path / "out.safetensors")
     assert report.parameters_after <= 0.1 * report.parameters_before
+    assert report.sensitivity is Sensitivity.SOFTMAX
     data = load_file(example_validation)
     held_out = data["inputs"][500:].flatten(1).float()
     model = load_compressed(mlp(load_file(example_model)), out)
     accuracy = (model(held_out).argmax(dim=1) == data["targets"][500:]).float().mean()
     assert float(accuracy) > 0.88
+
+
+def test_a_template_is_looked_into(
+    sqlite_service: Service, example_model: Path, example_validation: Path, tmp_path: Path
+) -> None:
+    data = load_file(example_validation)
+    data["inputs"] = data["inputs"].flatten(1).float()
+    save_file(data, tmp_path / "validation")
+    model = mlp(load_file(example_model))
+    rankpress.export_template(model, data["inputs"][:2], tmp_path / "template")
+    with Client(sqlite_service.url) as client:
+        uploads = [
+            client.upload(path).id
+            for path in (example_model, tmp_path / "validation", tmp_path / "template")
+        ]
+        request = JobRequest(
+            model=uploads[0],
+            rule=Rule.BUDGET,
+            budget=Budget(parameters=0.15),
+            aware=Aware.TWO_SIDED,
+            sensitivity=Sensitivity.SOFTMAX,
+            evaluation=Evaluation(
+                validation=uploads[1],
+                architecture=Architecture(kind=ArchitectureKind.TEMPLATE, template=uploads[2]),
+            ),
+        )
+        job = client.wait(client.submit(request).id)
+        assert job.state is State.SUCCEEDED
+        report = client.report(job.id)
+    assert report.sensitivity is Sensitivity.SOFTMAX
+    assert any("forward differences" in note for note in report.notes)
+    assert report.evaluation is not None
+    assert report.evaluation.samples == 1600
+    (accuracy,) = [m for m in report.evaluation.metrics if m.name == "accuracy"]
+    assert accuracy.compressed is not None
+    assert accuracy.compressed > 0.89
 
 
 def test_auto(sqlite_service: Service, example_model: Path, example_validation: Path) -> None:
