@@ -41,11 +41,8 @@ def calibrate(
             "No layer is to be factorised (all are kept dense, protected or too small), so there "
             "is nothing to calibrate; leave `aware` out."
         )
-    gathered = _by_watching if in_reach(architecture) else _by_runs
     try:
-        tensors, info = gathered(
-            architecture, dense, batches, names=names, sensitivity=sensitivity, device=device
-        )
+        tensors, info = _gathered(architecture, dense, batches, names, sensitivity, device)
     except NoStatistics as error:
         raise EvaluationMismatch(
             f"The samples give no statistics of the layers: {error}."
@@ -59,16 +56,24 @@ def calibrate(
     return info.samples
 
 
-def _by_watching(
+def _gathered(
     architecture: Architecture,
     dense: Checkpoint,
     batches: Iterable[Mapping[str, torch.Tensor]],
-    *,
     names: frozenset[str],
     sensitivity: Sensitivity | None,
     device: torch.device,
 ) -> tuple[dict[str, torch.Tensor], StatisticsInfo]:
-    found = watchable(architecture, dense.tensors, Weights(dense), device)
+    weights = Weights(dense)
+    if not in_reach(architecture):
+        from worker.aware.graph import gather_by_runs
+        from worker.evaluation.template import TemplateArchitecture
+
+        assert isinstance(architecture, TemplateArchitecture)
+        return gather_by_runs(
+            architecture, weights, batches, names=names, sensitivity=sensitivity, device=device
+        )
+    found = watchable(architecture, dense.tensors, weights, device)
     return gather(
         found.model,
         ({name: tensor.to(device) for name, tensor in batch.items()} for batch in batches),
@@ -77,27 +82,4 @@ def _by_watching(
         two_sided=sensitivity is not None,
         sensitivity=sensitivity or Sensitivity.OUTPUT,
         mask_of=padding_mask,
-    )
-
-
-def _by_runs(
-    architecture: Architecture,
-    dense: Checkpoint,
-    batches: Iterable[Mapping[str, torch.Tensor]],
-    *,
-    names: frozenset[str],
-    sensitivity: Sensitivity | None,
-    device: torch.device,
-) -> tuple[dict[str, torch.Tensor], StatisticsInfo]:
-    from worker.aware.graph import gather_by_runs
-    from worker.evaluation.template import TemplateArchitecture
-
-    assert isinstance(architecture, TemplateArchitecture)
-    return gather_by_runs(
-        architecture,
-        Weights(dense),
-        batches,
-        names=names,
-        sensitivity=sensitivity,
-        device=device,
     )
