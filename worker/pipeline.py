@@ -89,11 +89,14 @@ class Pipeline:
         opened = self._open(command.inputs)
         assert opened.evaluation is not None
         assert command.inputs.statistics is not None
+        assert opened.roles is not None
+        assert opened.roles.calibration is not None
         samples = calibrate(
             opened.evaluation.architecture,
             opened.model,
             opened.calibration_batches(),
             command.inputs.statistics,
+            count=opened.roles.calibration.samples,
             names=frozenset(p.name for p in opened.plan.tensors if p.is_candidate),
             sensitivity=opened.sensitivity,
             device=device_for(command.inputs.limits),

@@ -26,12 +26,13 @@ def calibrate(
     batches: Iterable[Mapping[str, torch.Tensor]],
     path: Path,
     *,
+    count: int,
     names: frozenset[str],
     sensitivity: Sensitivity | None,
     device: torch.device,
 ) -> int:
     """Writes the statistics of the weights `names` to `path`, with sensitivities unless that is
-    None; returns how many samples were seen.
+    None; returns how many samples were seen. `batches` hold `count` of them.
 
     Raises EvaluationMismatch when no layer is wanted, the samples are too few or the model's
     answers not finite.
@@ -42,7 +43,7 @@ def calibrate(
             "is nothing to calibrate; leave `aware` out."
         )
     try:
-        tensors, info = _gathered(architecture, dense, batches, names, sensitivity, device)
+        tensors, info = _gathered(architecture, dense, batches, count, names, sensitivity, device)
     except NoStatistics as error:
         raise EvaluationMismatch(
             f"The samples give no statistics of the layers: {error}."
@@ -60,6 +61,7 @@ def _gathered(
     architecture: Architecture,
     dense: Checkpoint,
     batches: Iterable[Mapping[str, torch.Tensor]],
+    count: int,
     names: frozenset[str],
     sensitivity: Sensitivity | None,
     device: torch.device,
@@ -71,7 +73,13 @@ def _gathered(
 
         assert isinstance(architecture, TemplateArchitecture)
         return gather_by_runs(
-            architecture, weights, batches, names=names, sensitivity=sensitivity, device=device
+            architecture,
+            weights,
+            batches,
+            count=count,
+            names=names,
+            sensitivity=sensitivity,
+            device=device,
         )
     found = watchable(architecture, dense.tensors, weights, device)
     return gather(

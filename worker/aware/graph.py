@@ -33,6 +33,7 @@ from worker.evaluation.template.split import SplitGraph, names_of
 from worker.evaluation.weights import Weights
 
 PIECE = 8  # samples of a run: every layer's input is in memory at once
+SENSED, LEAST_PIECES = 64, 4  # samples, about, whose runs with noise give the sensitivities
 NOISE = 1e-2  # of the root mean square of what comes out of the layer
 
 Batch = Mapping[str, torch.Tensor]
@@ -43,28 +44,35 @@ def gather_by_runs(
     weights: Weights,
     batches: Iterable[Batch],
     *,
+    count: int,
     names: frozenset[str],
     sensitivity: Sensitivity | None,
     device: torch.device,
     seed: int = 0,
 ) -> tuple[dict[str, torch.Tensor], StatisticsInfo]:
-    """The statistics of the weights `names`; without sensitivities where that is None. One run for
-    the inputs of all layers, and one more for each layer's sensitivity. Raises NoStatistics."""
+    """The statistics of the weights `names`; without sensitivities where that is None.
+
+    One run of each sample for the inputs of all layers; and one more for each layer's sensitivity,
+    of samples spread evenly over the `count` that `batches` hold. Raises NoStatistics.
+    """
     found = places_of(architecture.model, architecture.binding)
     places = {name: place for name, place in found.items() if name in names}
     graph = _Graph(architecture, places, weights, device)
     generator = torch.Generator().manual_seed(seed)
     inputs = {name: Inputs(place.module) for name, place in places.items()}
     traces = dict.fromkeys(places, 0.0)
-    samples = 0
-    for piece in _pieces(batches, architecture.batch_size):
+    samples = sensed = 0
+    every = _every(count, architecture.batch_size or PIECE)
+    for i, piece in enumerate(_pieces(batches, architecture.batch_size)):
         mask = padding_mask(piece)
         output, x, y = graph.run(piece)
         samples += output.shape[0]
         for name, place in places.items():
             inputs[name].add(_as_the_module_takes_it(place, x[name]), mask)
-            if sensitivity is None:
-                continue
+        if sensitivity is None or i % every:
+            continue
+        sensed += output.shape[0]
+        for name in places:
             size = NOISE * float(y[name].double().square().mean().sqrt()) or NOISE
             noise = size * torch.randn(y[name].shape, generator=generator, dtype=y[name].dtype)
             change = graph.run(piece, {name: noise})[0].double() - output.double()
@@ -77,7 +85,7 @@ def gather_by_runs(
         if sensitivity is not None:
             width = _width(places[name].module)
             tensors[f"{name}/{SENSITIVITY}"] = (
-                torch.eye(width, dtype=torch.float64) * traces[name] / (width * samples)
+                torch.eye(width, dtype=torch.float64) * traces[name] / (width * sensed)
             )
     check(tensors)
     return tensors, StatisticsInfo(
@@ -87,6 +95,11 @@ def gather_by_runs(
         exact=None if sensitivity is None else False,
         vectors={name: seen.count for name, seen in inputs.items() if seen.count},
     )
+
+
+def _every(count: int, size: int) -> int:
+    """Each so manieth piece of `size` samples is run with noise."""
+    return max(count // size // max(SENSED // size, LEAST_PIECES), 1)
 
 
 class _Graph:

@@ -16,10 +16,12 @@ from rankpress.loading.gathering import NoStatistics
 from rankpress.names import Action, Reason, Sensitivity
 from rankpress.schemas.statistics import StatisticsInfo
 from tests.worker.pipelinekit import run
+from worker.aware import graph
 from worker.aware.graph import gather_by_runs
 from worker.checkpoint import open_checkpoint
 from worker.evaluation.template import load_architecture
 from worker.evaluation.template.places import places_of
+from worker.evaluation.template.session import Session
 from worker.evaluation.weights import Weights
 
 VOCABULARY, CLASSES, SAMPLES = 30, 5, 90
@@ -71,7 +73,8 @@ def gathered(
     names = frozenset(tensor.name for tensor in checkpoint.tensors)
     return gather_by_runs(
         architecture, Weights(checkpoint), batches,
-        names=names, sensitivity=sensitivity, device=torch.device("cpu"), **options,
+        count=SAMPLES, names=names, sensitivity=sensitivity, device=torch.device("cpu"),
+        **options,
     )  # fmt: skip
 
 
@@ -115,14 +118,40 @@ def test_a_templates_statistics_are_the_modules(
     assert all(torch.equal(tensor, again[key]) for key, tensor in found.items())
 
 
+def test_some_samples_are_enough_for_the_sensitivities(
+    mixed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spread over all of them; and moments are of all."""
+    monkeypatch.setattr(graph, "SENSED", 32)
+    runs: list[int] = []
+    run_once = Session.run
+
+    def counted(session: Session, outputs: list[str], inputs: Any) -> Any:
+        runs.append(len(outputs))
+        return run_once(session, outputs, inputs)
+
+    monkeypatch.setattr(Session, "run", counted)
+    folder, batches = mixed["folder"], batches_of(mixed["data"], 40)
+    found, info = gathered(folder / "model", folder / "template", batches, Sensitivity.OUTPUT)
+    assert (runs.count(1), len(runs)) == (6 * 6, 6 * 6 + 12)  # 12 pieces, each second one sensed
+    rankpress.collect_statistics(mixed["model"], batches, tmp_path / "s", two_sided=True)
+    expected = load_file(tmp_path / "s")
+    torch.testing.assert_close(
+        found["head.weight/covariance"], expected["head.weight/covariance"], rtol=1e-4, atol=1e-5
+    )
+    trace = float(expected["head.weight/sensitivity"].trace())
+    assert float(found["head.weight/sensitivity"].trace()) == pytest.approx(trace, rel=0.3)
+    assert info.samples == SAMPLES
+
+
 def test_what_pads_a_fixed_batch_is_not_seen(tmp_path: Path) -> None:
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
     rows = torch.randn(20, 6)
     save_file(model.state_dict(), tmp_path / "model")
     rankpress.export_template(model, rows[:8], tmp_path / "t", dynamic_batch=False)
-    graph = onnx.load(tmp_path / "t", load_external_data=False).graph
-    (name,) = (value.name for value in graph.input)
+    model_graph = onnx.load(tmp_path / "t", load_external_data=False).graph
+    (name,) = (value.name for value in model_graph.input)
     found, info = gathered(
         tmp_path / "model", tmp_path / "t", batches_of({name: rows}, 8), Sensitivity.OUTPUT
     )
