@@ -60,7 +60,7 @@ def _candidate(
     if fields is not None:
         request = subject.scored_on("test", fields, latency=latency)
         row |= _tested(compressor.report(subject.model, request))
-        row["setting"] = _setting(fields, candidate.setting)
+        row["setting"] = setting_of(fields, candidate.setting)
     share = PROMISED.get(subject.key.rpartition("/")[0])
     if candidate.name in HELD and share is not None:
         fields = {**candidate.fields, "budget": {"parameters": share}}
@@ -109,7 +109,7 @@ def retime(compressor: Compressor, subject: Subject) -> None:
     for row in rows_of(subject.key, subject.setup):
         if not row["chosen"] or (row["latency"] and row["load"] <= QUIET):
             continue
-        request = subject.scored_on("test", _fields_of(row), latency=True)
+        request = subject.scored_on("test", fields_of(row), latency=True)
         timed = _tested(compressor.report(subject.model, request))
         if timed["parameters_after"] != row["parameters_after"]:
             raise RuntimeError(f"{subject.key}, {row['rule']}: another model than the row is of")
@@ -118,13 +118,13 @@ def retime(compressor: Compressor, subject: Subject) -> None:
         kept_rows(subject.key, [row | times], subject.setup)
 
 
-def _fields_of(row: dict[str, Any]) -> dict[str, Any]:
+def fields_of(row: dict[str, Any]) -> dict[str, Any]:
     """The request's fields of the model that a row is of."""
     if row["rule"] == AUTO:
         return _at_share(row["share"])
     (candidate,) = (one for one in CANDIDATES if one.name == row["rule"])
     for i in range(len(candidate.settings) or 1):
-        if _setting(candidate.at(i), candidate.setting) == row["setting"]:
+        if setting_of(candidate.at(i), candidate.setting) == row["setting"]:
             return candidate.at(i)
     raise RuntimeError(f"{row['rule']} has no setting {row['setting']!r} any more")
 
@@ -146,7 +146,8 @@ def _only(report: RankReport) -> FrontierPoint:
     )
 
 
-def _setting(fields: dict[str, Any], name: str | None) -> str:
+def setting_of(fields: dict[str, Any], name: str | None) -> str:
+    """As the table tells it."""
     value = fields.get(name) if name else None
     if isinstance(value, dict):
         return ", ".join(f"{share:g} of the {unit}" for unit, share in value.items())

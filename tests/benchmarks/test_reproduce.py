@@ -11,7 +11,8 @@ import torch
 from benchmarks.reproduce import measured, table
 from benchmarks.reproduce.data import ROOT
 from benchmarks.reproduce.models import NETWORKS, SHAPES
-from benchmarks.reproduce.rules import CANDIDATES, STEP, surely_within
+from benchmarks.reproduce.rules import AUTO, CANDIDATES, STEP, surely_within
+from benchmarks.reproduce.running import fields_of, setting_of
 from rankpress.names import Rule
 from rankpress.schemas.report import FrontierPoint, Interval, Metric
 
@@ -53,6 +54,18 @@ def test_settings_fall_so_that_parts_of_them_can_be_tried_in_turn() -> None:
         if candidate.setting == "budget":
             steps = [small / large for large, small in pairwise(sizes)]
             assert steps == pytest.approx([STEP] * len(steps), rel=5e-3)
+
+
+def test_a_row_says_which_request_it_is_of() -> None:
+    for candidate in CANDIDATES:
+        for i in range(len(candidate.settings) or 1):
+            fields = candidate.at(i)
+            row = {"rule": candidate.name, "setting": setting_of(fields, candidate.setting)}
+            assert fields_of(row) == fields
+    share = fields_of({"rule": AUTO, "share": 0.25})["budget"]["parameters"]
+    assert share == pytest.approx(0.25, abs=1e-8)
+    with pytest.raises(RuntimeError, match="no setting"):
+        fields_of({"rule": "budget", "setting": "0.3 of the parameters"})
 
 
 def test_rows_of_other_rules_stay_while_the_setup_is_the_same(tmp_path: Path) -> None:
