@@ -19,6 +19,7 @@ from rankpress.names import (
     Kind,
     Reason,
     Rule,
+    Sensitivity,
     Stage,
     State,
     Task,
@@ -76,6 +77,8 @@ def requests() -> dict[str, JobRequest]:
         "auto": JobRequest(
             model="u1",
             rule=Rule.AUTO,
+            aware=Aware.TWO_SIDED,
+            sensitivity=Sensitivity.SOFTMAX,
             evaluation=Evaluation(validation="u3", max_drop={"accuracy": 0.005}),
         ),
     }
