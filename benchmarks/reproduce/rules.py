@@ -12,8 +12,6 @@ from worker.evaluation.verdict import judge
 
 BOUND = 0.005  # half a point of accuracy
 STEP = 0.92  # from one share to the next, as on the path of the rule auto
-
-
 SOFTMAX = {"aware": "two_sided", "sensitivity": "softmax"}
 
 

@@ -10,6 +10,7 @@ which is what a budget is spent by, and nothing of the directions within one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -64,19 +65,23 @@ def gather_by_runs(
     samples = sensed = 0
     every = _every(count, architecture.batch_size or PIECE)
     for i, piece in enumerate(_pieces(batches, architecture.batch_size)):
-        mask = padding_mask(piece)
-        output, x, y = graph.run(piece)
-        samples += output.shape[0]
+        mask, taken = padding_mask(piece), graph.taken(piece)
+        is_sensed = sensitivity is not None and i % every == 0
+        values = graph.values(taken, outputs=is_sensed)
+        samples += taken.rows
         for name, place in places.items():
-            inputs[name].add(_as_the_module_takes_it(place, x[name]), mask)
-        if sensitivity is None or i % every:
+            x = graph.rows(values[place.x], taken.rows)
+            inputs[name].add(_as_the_module_takes_it(place, x), mask)
+        if sensitivity is None or not is_sensed:
             continue
-        sensed += output.shape[0]
-        for name in places:
-            size = NOISE * float(y[name].double().square().mean().sqrt()) or NOISE
-            noise = size * torch.randn(y[name].shape, generator=generator, dtype=y[name].dtype)
-            change = graph.run(piece, {name: noise})[0].double() - output.double()
-            traces[name] += float(energy(change, output.double(), sensitivity)) / size**2
+        sensed += taken.rows
+        output = graph.rows(values[architecture.output.name], taken.rows).double()
+        for name, place in places.items():
+            y = torch.from_numpy(values[place.y])
+            size = NOISE * float(y.double().square().mean().sqrt()) or NOISE
+            noise = size * torch.randn(y.shape, generator=generator, dtype=y.dtype)
+            change = graph.disturbed(taken, name, noise).double() - output
+            traces[name] += float(energy(change, output, sensitivity)) / size**2
     tensors: dict[str, torch.Tensor] = {}
     for name, seen in inputs.items():
         if seen.count == 0:
@@ -102,6 +107,14 @@ def _every(count: int, size: int) -> int:
     return max(count // size // max(SENSED // size, LEAST_PIECES), 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Taken:
+    """A piece as the graph takes it, and how many samples it is of."""
+
+    feeds: dict[str, Array]
+    rows: int
+
+
 class _Graph:
     """The template with its layers' inputs and outputs in reach, and noise for the latter."""
 
@@ -114,47 +127,42 @@ class _Graph:
     ) -> None:
         if not places:
             raise NoStatistics("the template applies no weight as a layer that can be watched")
-        self._architecture, self._places = architecture, places
-        model, self._noise = _with_noise(architecture.model, places, _types(architecture, places))
-        values = {value for place in places.values() for value in (place.x, place.y)}
+        self._architecture = architecture
+        types = _types(architecture, places)
+        model, self._noise = _with_noise(architecture.model, places, types)
         given = {value.name for value in graph_inputs(model)}
-        self._asked = [architecture.output.name, *sorted(values - given)]
-        self._asked = list(dict.fromkeys(self._asked))
+        self._inputs = {place.x for place in places.values()} - given
+        self._outputs = {place.y for place in places.values()}
+        asked = sorted({architecture.output.name} | self._inputs | self._outputs)
         del model.graph.output[:]
-        model.graph.output.extend(helper.make_empty_tensor_value_info(n) for n in self._asked)
+        model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in asked)
         whole = SplitGraph(model=model, split=(), whole=())
         arrays = weight_arrays(whole, architecture.binding, weights)
         self._session = Session(model, arrays, device)
-        self._silence = {
-            name: np.zeros((), helper.tensor_dtype_to_np_dtype(kind))
-            for name, kind in _types(architecture, places).items()
+        self._silence: dict[str, Array] = {
+            self._noise[name]: np.zeros((), helper.tensor_dtype_to_np_dtype(kind))
+            for name, kind in types.items()
         }
 
-    def run(
-        self, piece: Batch, noise: Mapping[str, torch.Tensor] | None = None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """The model's output, and what goes into and comes out of each layer. With noise the output
-        alone is worth anything."""
-        rows = next(iter(piece.values())).shape[0]
+    def taken(self, piece: Batch) -> _Taken:
         feeds = input_arrays(self._architecture.model, piece, self._architecture.batch_size)
-        held = feeds | self._noises(noise or {})
-        asked = self._asked[:1] if noise else self._asked
-        found = feeds | dict(zip(asked, self._session.run(asked, held), strict=True))
-        if noise:
-            return self._rows(found[asked[0]], rows), {}, {}
-        return (
-            self._rows(found[asked[0]], rows),
-            {name: self._rows(found[place.x], rows) for name, place in self._places.items()},
-            {name: torch.from_numpy(found[place.y]) for name, place in self._places.items()},
-        )
+        return _Taken(feeds=feeds, rows=next(iter(piece.values())).shape[0])
 
-    def _noises(self, noise: Mapping[str, torch.Tensor]) -> dict[str, Array]:
-        return {
-            self._noise[name]: noise[name].numpy() if name in noise else self._silence[name]
-            for name in self._places
-        }
+    def values(self, taken: _Taken, *, outputs: bool) -> dict[str, Array]:
+        """By name, the model's output, what goes into each layer, and with `outputs` what comes
+        out of it."""
+        wanted = {self._architecture.output.name} | self._inputs
+        asked = sorted(wanted | self._outputs if outputs else wanted)
+        found = self._session.run(asked, taken.feeds | self._silence)
+        return taken.feeds | dict(zip(asked, found, strict=True))
 
-    def _rows(self, array: Array, rows: int) -> torch.Tensor:
+    def disturbed(self, taken: _Taken, name: str, noise: torch.Tensor) -> torch.Tensor:
+        """The model's output with noise added to what comes out of a layer."""
+        held = taken.feeds | self._silence | {self._noise[name]: noise.numpy()}
+        (found,) = self._session.run([self._architecture.output.name], held)
+        return self.rows(found, taken.rows)
+
+    def rows(self, array: Array, rows: int) -> torch.Tensor:
         """Without what padded a batch up to the only size that the graph takes."""
         fixed = self._architecture.batch_size
         if fixed is None or fixed == rows:

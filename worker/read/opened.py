@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from rankpress.errors import InvalidRequest
+from rankpress.loading.curvature import TEMPERATURE
 from rankpress.names import Aware, FileFormat, Sensitivity
 from rankpress.schemas.request import NOT_AWARE
 from worker.aware.statistics import Statistics, check_names
@@ -17,6 +18,7 @@ from worker.child.messages import JobInputs
 from worker.device import threads_for, use_threads
 from worker.evaluation import EvaluationPlan, check_evaluation
 from worker.evaluation.data import read_batches
+from worker.read.calibrates import calibrates
 from worker.read.output_layer import OutputLayer
 from worker.read.plan import Plan, make_plan
 from worker.read.roles import Roles, assign
@@ -79,7 +81,7 @@ class Opened:
                 moment = {
                     Sensitivity.OUTPUT: "J^T J",
                     Sensitivity.SOFTMAX: "J^T (diag(p) - p p^T) J, p the softmax of the output at "
-                    "temperature 2",
+                    f"temperature {TEMPERATURE:g}",
                 }[self.sensitivity or Sensitivity.OUTPUT]
                 matrix = (
                     "g^T W L, with L L^T the covariance of the layer's inputs and g g^T the mean "
@@ -102,7 +104,7 @@ class Opened:
     def _by_differences(self) -> bool:
         return (
             self.inputs.request.aware is Aware.TWO_SIDED
-            and self.inputs.request.statistics is None
+            and calibrates(self.inputs.request)
             and self.evaluation is not None
             and not in_reach(self.evaluation.architecture)
         )

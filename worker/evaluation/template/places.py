@@ -7,6 +7,7 @@ a grouped convolution, and one that is first cut or joined with others.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto, TensorProto
@@ -32,9 +33,7 @@ def places_of(model: ModelProto, binding: Binding) -> dict[str, Place]:
     """By the checkpoint's names of the weights."""
     uses = uses_of(model)
     outputs = frozenset(value.name for value in model.graph.output)
-    users: dict[str, int] = {}
-    for stored in binding.names.values():
-        users[stored] = users.get(stored, 0) + 1
+    users = Counter(binding.names.values())
     found: dict[str, Place] = {}
     for tensor in model.graph.initializer:
         name = binding.names.get(tensor.name)
